@@ -1,0 +1,1 @@
+//! The in-process Dockerfile builder: no daemon, no engine.

@@ -1,0 +1,3 @@
+//! The `pkgbuild` program.
+
+fn main() {}
