@@ -160,7 +160,12 @@ impl AsyncRead for VerifyingAsyncReader {
         let (before, asked_nothing) = (buffer.filled().len(), buffer.remaining() == 0);
         ready!(this.inner.as_mut().poll_read(context, buffer))?;
         let chunk = &buffer.filled()[before..];
-        Poll::Ready(check_chunk(&mut this.hasher, &this.expected, this.size, &mut this.seen, chunk, asked_nothing))
+        let checked = check_chunk(&mut this.hasher, &this.expected, this.size, &mut this.seen, chunk, asked_nothing);
+        if checked.is_err() {
+            // Nobody may use bytes that were refused; tokio's own readers insist on it.
+            buffer.set_filled(before);
+        }
+        Poll::Ready(checked)
     }
 }
 

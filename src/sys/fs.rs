@@ -212,7 +212,8 @@ impl RootedPath {
             match rustix::fs::openat2(self.root.as_fd(), inner, flags | OFlags::CLOEXEC, mode, resolve) {
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
                 result => {
-                    return result.map_err(|e| named(e.into(), "open", &self.path.join(inner.strip_prefix("/").unwrap_or(inner))));
+                    return result
+                        .map_err(|e| named(e.into(), "open", &self.path.join(inner.strip_prefix("/").unwrap_or(inner))));
                 }
             }
         }
