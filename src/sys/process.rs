@@ -70,6 +70,7 @@ pub struct Output {
 ///
 /// # Errors
 /// When the program cannot be started; a failing program is not an error here.
+#[expect(clippy::disallowed_methods, reason = "what a child inherits is no setting of ours")]
 pub fn run(program: &str, arguments: &[&OsStr], environment: &[(&str, &str)]) -> io::Result<Output> {
     let mut command = std::process::Command::new(program);
     command.args(arguments).env_clear().stdin(Stdio::null());
