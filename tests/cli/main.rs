@@ -1,0 +1,6 @@
+//! The program as its users meet it: one binary, real git, real registries and engines.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod machine;
