@@ -8,10 +8,12 @@
 //! | 0 | [`oci`] (the specifications' words), [`time`], [`diagnostic`] |
 //! | 1 | [`content`] (the seam of all places that hold content), [`sys`] |
 //! | 3 | [`builder`] (the seam of all builders) |
+//! | 4 | [`engine`] (facts, decisions, and carrying them out) |
 
 pub mod builder;
 pub mod content;
 pub mod diagnostic;
+pub mod engine;
 pub mod oci;
 pub mod sys;
 pub mod time;
