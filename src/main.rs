@@ -1,3 +1,7 @@
 //! The `pkgbuild` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pkgbuild::builder::embedded::sandbox::init_if_asked().unwrap_or(ExitCode::SUCCESS)
+}

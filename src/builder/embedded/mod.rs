@@ -1,1 +1,3 @@
 //! The in-process Dockerfile builder: no daemon, no engine.
+
+pub mod sandbox;

@@ -1,0 +1,176 @@
+//! The calling side: starts the supervisor, hands it the step, passes output on, and takes its report.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{MemfdFlags, SealFlags};
+use tokio_util::sync::CancellationToken;
+
+use super::spec::Report;
+use super::{Exit, INIT_NAME, RunStep, SandboxError, init};
+
+/// Runs steps. Cheap to make; the first step copies the program into memory.
+#[derive(Debug)]
+pub struct Sandbox {
+    program: PathBuf,
+    sealed: OnceLock<Result<OwnedFd, i32>>,
+}
+
+/// How long a poll may wait before cancellation is looked at again.
+const TICK: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+impl Sandbox {
+    /// Returns a sandbox whose supervisor is this very program; its `main` must begin with [`super::init_if_asked`].
+    pub fn of_this_program() -> Self {
+        Self::of_program(Path::new("/proc/self/exe"))
+    }
+
+    /// Returns a sandbox whose supervisor is `program`, for programs (such as tests) that are not the supervisor themselves.
+    pub fn of_program(program: &Path) -> Self {
+        Self { program: program.to_owned(), sealed: OnceLock::new() }
+    }
+
+    /// Returns the program as a sealed file in memory: a step that got hold of its supervisor's program file could not
+    /// change it.
+    fn sealed_program(&self) -> io::Result<&OwnedFd> {
+        let sealed = self.sealed.get_or_init(|| seal(&self.program).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO)));
+        sealed.as_ref().map_err(|errno| io::Error::from_raw_os_error(*errno))
+    }
+}
+
+fn seal(program: &Path) -> io::Result<OwnedFd> {
+    let mut source = fs_err::File::open(program)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = rustix::fs::memfd_create("pkgbuild-sandbox", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create("pkgbuild-sandbox", flags))?;
+    let mut memory = File::from(memory);
+    io::copy(&mut source, &mut memory)?;
+    rustix::fs::fcntl_add_seals(&memory, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    Ok(memory.into())
+}
+
+pub(super) fn run(
+    sandbox: &Sandbox,
+    step: &RunStep,
+    on_output: &mut dyn FnMut(&[u8]),
+    cancel: &CancellationToken,
+) -> Result<Exit, SandboxError> {
+    if cancel.is_cancelled() {
+        return Err(SandboxError::Cancelled);
+    }
+    if !init::privileged() {
+        return Err(SandboxError::Unprivileged);
+    }
+    let launch = |action| move |source| SandboxError::Launch { action, source };
+    let program = sandbox.sealed_program().map_err(launch("copy the program for"))?;
+    let (mut socket, theirs) = UnixStream::pair().map_err(launch("start"))?;
+    let (output, output_theirs) = io::pipe().map_err(launch("start"))?;
+    let error_theirs = output_theirs.try_clone().map_err(launch("start"))?;
+    let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .arg0(INIT_NAME)
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::from(OwnedFd::from(output_theirs)))
+        .stderr(Stdio::from(OwnedFd::from(error_theirs)))
+        .spawn()
+        .map_err(launch("start"))?;
+    // Whatever happens below, no supervisor is left behind.
+    let mut child = Reaped(child);
+    send(&mut socket, step).map_err(launch("instruct"))?;
+    let report = listen(&mut socket, File::from(OwnedFd::from(output)), on_output, cancel).map_err(launch("listen to"))?;
+    let status = child.0.wait().map_err(launch("wait for"))?;
+    if cancel.is_cancelled() {
+        return Err(SandboxError::Cancelled);
+    }
+    match serde_json::from_slice(&report) {
+        Ok(Report::Ended(exit)) => Ok(exit),
+        Ok(Report::SetupFailed { action, errno }) => {
+            Err(SandboxError::Setup { action, source: io::Error::from_raw_os_error(errno) })
+        }
+        Ok(Report::ExecFailed { program, errno }) => Err(SandboxError::Exec { reason: exec_reason(errno, step), program }),
+        Err(_) => Err(SandboxError::Died(status.to_string())),
+    }
+}
+
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        // Killing the supervisor kills the step with it; both calls fail harmlessly when it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn send(socket: &mut UnixStream, step: &RunStep) -> io::Result<()> {
+    let spec = serde_json::to_vec(step).map_err(io::Error::other)?;
+    socket.write_all(&(spec.len() as u64).to_le_bytes())?;
+    socket.write_all(&spec)
+}
+
+/// Passes output on until the supervisor and the step have closed both ends. Cancellation closes our half of the socket,
+/// which tells the supervisor to end the step: first politely, after five seconds for good.
+fn listen(
+    socket: &mut UnixStream,
+    mut output: File,
+    on_output: &mut dyn FnMut(&[u8]),
+    cancel: &CancellationToken,
+) -> io::Result<Vec<u8>> {
+    let (mut report, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    let (mut socket_open, mut output_open, mut told) = (true, true, false);
+    while socket_open || output_open {
+        if cancel.is_cancelled() && !told {
+            told = true;
+            socket.shutdown(std::net::Shutdown::Write)?;
+        }
+        // A closed descriptor is replaced by one that has nothing to say.
+        let ready = {
+            let mut fds = [
+                PollFd::from_borrowed_fd(socket.as_fd(), if socket_open { PollFlags::IN } else { PollFlags::empty() }),
+                PollFd::from_borrowed_fd(output.as_fd(), if output_open { PollFlags::IN } else { PollFlags::empty() }),
+            ];
+            match rustix::event::poll(if output_open { &mut fds } else { &mut fds[..1] }, Some(&TICK)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            [!fds[0].revents().is_empty() && socket_open, !fds[1].revents().is_empty() && output_open]
+        };
+        if ready[1] {
+            match output.read(&mut buffer)? {
+                0 => output_open = false,
+                count => on_output(&buffer[..count]),
+            }
+        }
+        if ready[0] {
+            match socket.read(&mut buffer) {
+                Ok(0) => socket_open = false,
+                Ok(count) => report.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => socket_open = false,
+                Err(error) => return Err(error),
+            }
+        } else if !socket_open && output_open && !ready[1] {
+            // The supervisor is gone and nobody writes any more.
+            output_open = false;
+        }
+    }
+    Ok(report)
+}
+
+fn exec_reason(errno: i32, step: &RunStep) -> String {
+    match errno {
+        libc::ENOENT => "it, or the interpreter it names, does not exist in the image".to_owned(),
+        libc::EACCES => "it is not executable for the step's user".to_owned(),
+        libc::ENOEXEC => format!(
+            "it is no program that this machine can execute for {} (no binfmt_misc handler, or not a program at all)",
+            step.platform
+        ),
+        other => io::Error::from_raw_os_error(other).to_string(),
+    }
+}
