@@ -7,13 +7,19 @@
 //! |---|---|
 //! | 0 | [`oci`] (the specifications' words), [`time`], [`diagnostic`] |
 //! | 1 | [`content`] (the seam of all places that hold content), [`sys`] |
+//! | 1 | [`archive`] (images as streams: OCI layouts, `docker save` archives, flattened file systems) |
+//! | 2 | [`store`] (the cache: an OCI layout on disk) |
+//! | 3 | [`transfer`] (copying and validating whole images between any two places) |
 //! | 3 | [`builder`] (the seam of all builders) |
 //! | 4 | [`engine`] (facts, decisions, and carrying them out) |
 
+pub mod archive;
 pub mod builder;
 pub mod content;
 pub mod diagnostic;
 pub mod engine;
 pub mod oci;
+pub mod store;
 pub mod sys;
 pub mod time;
+pub mod transfer;

@@ -96,6 +96,11 @@ impl Descriptor {
         Self::new(media_type, bytes.len() as u64, Digest::of(bytes))
     }
 
+    /// Returns whether the content is an index or a manifest, and so refers to other content.
+    pub fn is_document(&self) -> bool {
+        MediaType::is_index(&self.media_type) || MediaType::is_manifest(&self.media_type)
+    }
+
     /// Returns whether this is an attestation beside an image, as BuildKit and linuxkit mark it.
     pub fn is_attestation(&self) -> bool {
         self.annotations.get("vnd.docker.reference.type").is_some_and(|t| t == "attestation-manifest")
@@ -169,6 +174,40 @@ impl Index {
         self.manifests.iter().find(|child| {
             !child.is_attestation() && child.platform.as_ref().is_some_and(|p| !p.is_unknown() && p.satisfies(platform))
         })
+    }
+}
+
+/// A document that refers to other content, as its media type says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a document is looked at and dropped, never kept in numbers")]
+pub enum Document {
+    /// A list of manifests.
+    Index(Index),
+    /// The manifest of one image.
+    Manifest(Manifest),
+}
+
+impl Document {
+    /// Parses `bytes` as what `media_type` says, or returns `None` for content that refers to nothing.
+    ///
+    /// # Errors
+    /// When the bytes are not a document of that type.
+    pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Option<Self>, serde_json::Error> {
+        if MediaType::is_index(media_type) {
+            serde_json::from_slice(bytes).map(Self::Index).map(Some)
+        } else if MediaType::is_manifest(media_type) {
+            serde_json::from_slice(bytes).map(Self::Manifest).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Returns what the document refers to, in its order: an index its manifests, a manifest its config and its layers.
+    pub fn children(&self) -> Vec<&Descriptor> {
+        match self {
+            Self::Index(index) => index.manifests.iter().collect(),
+            Self::Manifest(manifest) => std::iter::once(&manifest.config).chain(&manifest.layers).collect(),
+        }
     }
 }
 

@@ -9,6 +9,6 @@ pub mod reference;
 
 pub use config::{ContainerConfig, History, ImageConfig};
 pub use digest::{DiffId, Digest, DigestError, Hasher, VerifyError, VerifyingReader};
-pub use manifest::{Descriptor, Index, Manifest, MediaType, Raw};
+pub use manifest::{Descriptor, Document, Index, Manifest, MediaType, Raw};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError, Repository, Tag};

@@ -38,6 +38,24 @@ impl AtomicFile {
         Ok(Self { temporary, target: target.to_owned() })
     }
 
+    /// Starts a file in `directory` whose name is known only at its end, when [`AtomicFile::publish_as`] gives it.
+    ///
+    /// # Errors
+    /// When no file can be created in `directory`.
+    pub fn create_in(directory: &Path, mode: u32) -> io::Result<Self> {
+        Self::create(&directory.join("unnamed"), mode)
+    }
+
+    /// Flushes the file, but not its directory, and gives it the name `target` in the same directory. A caller that
+    /// publishes many files calls [`sync_directory`] once after them.
+    ///
+    /// # Errors
+    /// When the disk is full or refuses; what bore the name is then still there.
+    pub fn publish_as(self, target: &Path) -> io::Result<()> {
+        self.temporary.as_file().sync_all().map_err(|error| named(error, "flush", target))?;
+        self.temporary.persist(target).map(drop).map_err(|error| named(error.error, "publish", target))
+    }
+
     /// Returns the file to write to.
     pub fn file(&mut self) -> &mut File {
         self.temporary.as_file_mut()
