@@ -12,6 +12,7 @@
 //! | 3 | [`transfer`] (copying and validating whole images between any two places) |
 //! | 3 | [`builder`] (the seam of all builders) |
 //! | 4 | [`engine`] (facts, decisions, and carrying them out) |
+//! | 5 | [`report`] (events to text) |
 
 pub mod archive;
 pub mod builder;
@@ -19,6 +20,7 @@ pub mod content;
 pub mod diagnostic;
 pub mod engine;
 pub mod oci;
+pub mod report;
 pub mod store;
 pub mod sys;
 pub mod time;
