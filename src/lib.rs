@@ -13,9 +13,11 @@
 //! | 3 | [`builder`] (the seam of all builders) |
 //! | 4 | [`engine`] (facts, decisions, and carrying them out) |
 //! | 5 | [`report`] (events to text) |
+//! | 6 | [`cli`] (the program's face) |
 
 pub mod archive;
 pub mod builder;
+pub mod cli;
 pub mod content;
 pub mod diagnostic;
 pub mod engine;
