@@ -2,4 +2,5 @@
 
 pub mod args;
 pub mod argv;
+pub mod exit;
 pub mod settings;
