@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
+pub use crate::diagnostic::ErrorClass;
 use crate::oci::digest::{Hasher, check_chunk};
 use crate::oci::{Descriptor, Digest, Reference};
 
@@ -52,21 +53,6 @@ pub trait ContentSink: Send + Sync {
     /// # Errors
     /// When the name cannot be written.
     async fn tag(&self, reference: &Reference, root: &Descriptor) -> Result<(), ContentError>;
-}
-
-/// What can be done about an error, decided once, where its status was seen.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum ErrorClass {
-    /// May pass when repeated: timeouts, 429, 5xx.
-    Retryable,
-    /// Credentials are missing or not sufficient.
-    Denied,
-    /// Stored bytes are not what they should be, or the disk is full.
-    Damaged,
-    /// Somebody else's write is in the way.
-    Conflict,
-    /// Repeating cannot help.
-    Permanent,
 }
 
 /// Why content could not be read or written.

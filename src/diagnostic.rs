@@ -1,4 +1,5 @@
-//! Mistakes in files that people write: where, what, the line itself, and what would be right.
+//! Mistakes in files that people write: where, what, the line itself, and what would be right; and what can be done about
+//! errors in general.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -118,6 +119,21 @@ impl fmt::Display for Diagnostics {
         }
         Ok(())
     }
+}
+
+/// What can be done about an error, decided once, where its status was seen.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ErrorClass {
+    /// May pass when repeated: timeouts, 429, 5xx.
+    Retryable,
+    /// Credentials are missing or not sufficient.
+    Denied,
+    /// Stored bytes are not what they should be, or the disk is full.
+    Damaged,
+    /// Somebody else's write is in the way.
+    Conflict,
+    /// Repeating cannot help.
+    Permanent,
 }
 
 /// Returns the candidate nearest to `word`, if one is near enough to be meant.

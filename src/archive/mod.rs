@@ -4,7 +4,7 @@
 
 mod compression;
 
-use crate::content::ErrorClass;
+use crate::diagnostic::ErrorClass;
 
 pub use compression::{Compression, decode_any};
 
