@@ -9,6 +9,7 @@
 //! | 1 | [`content`] (the seam of all places that hold content), [`sys`] |
 //! | 1 | [`archive`] (images as streams: OCI layouts, `docker save` archives, flattened file systems) |
 //! | 2 | [`store`] (the cache: an OCI layout on disk) |
+//! | 2 | [`registry`] (distribution-spec verbs, credentials, mirrors) |
 //! | 3 | [`transfer`] (copying and validating whole images between any two places) |
 //! | 3 | [`builder`] (the seam of all builders) |
 //! | 4 | [`engine`] (facts, decisions, and carrying them out) |
@@ -22,6 +23,7 @@ pub mod content;
 pub mod diagnostic;
 pub mod engine;
 pub mod oci;
+pub mod registry;
 pub mod report;
 pub mod store;
 pub mod sys;
