@@ -10,6 +10,7 @@
 //! | 1 | [`archive`] (images as streams: OCI layouts, `docker save` archives, flattened file systems) |
 //! | 2 | [`store`] (the cache: an OCI layout on disk) |
 //! | 2 | [`registry`] (distribution-spec verbs, credentials, mirrors) |
+//! | 2 | [`dockerfile`] (the language: instructions, stages, ignore files) |
 //! | 3 | [`transfer`] (copying and validating whole images between any two places) |
 //! | 3 | [`builder`] (the seam of all builders) |
 //! | 4 | [`engine`] (facts, decisions, and carrying them out) |
@@ -21,6 +22,7 @@ pub mod builder;
 pub mod cli;
 pub mod content;
 pub mod diagnostic;
+pub mod dockerfile;
 pub mod engine;
 pub mod oci;
 pub mod registry;
