@@ -12,6 +12,8 @@
 //! | 2 | [`registry`] (distribution-spec verbs, credentials, mirrors) |
 //! | 2 | [`dockerfile`] (the language: instructions, stages, ignore files) |
 //! | 3 | [`transfer`] (copying and validating whole images between any two places) |
+//! | 2 | [`git`] (trees, status, commits) |
+//! | 3 | [`package`] (what a package is, which depend on which, what each is called) |
 //! | 3 | [`builder`] (the seam of all builders) |
 //! | 4 | [`engine`] (facts, decisions, and carrying them out) |
 //! | 5 | [`report`] (events to text) |
@@ -24,7 +26,9 @@ pub mod content;
 pub mod diagnostic;
 pub mod dockerfile;
 pub mod engine;
+pub mod git;
 pub mod oci;
+pub mod package;
 pub mod registry;
 pub mod report;
 pub mod store;
