@@ -1,0 +1,70 @@
+//! A layer in the making.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Gid, Mode, Uid};
+
+use super::Snapshot;
+use super::lease::{Lease, ignore_absence};
+
+/// A layer in the making: directories to mount an overlay from, or to write into. Dropping it deletes it.
+pub struct Draft {
+    /// Receives what changes; `upperdir` of overlayfs.
+    pub upper: PathBuf,
+    /// Scratch space on the same file system; `workdir` of overlayfs.
+    pub work: PathBuf,
+    /// The layers below, top first; never empty. `lowerdir` of overlayfs.
+    pub lowers: Vec<PathBuf>,
+    directory: PathBuf,
+    parent: Snapshot,
+    /// Device and inode of files of other layers that are linked into `upper`. A second link of one of them would make
+    /// two files of this layer one.
+    pub(in crate::builder::embedded) borrowed: HashSet<(u64, u64)>,
+    _lease: Arc<Lease>,
+}
+
+impl Draft {
+    pub(super) fn create(directory: PathBuf, lowers: Vec<PathBuf>, parent: Snapshot, lease: Arc<Lease>) -> io::Result<Self> {
+        let (upper, work) = (directory.join("fs"), directory.join("work"));
+        fs_err::create_dir(&directory)?;
+        let draft = Self { upper, work, lowers, directory, parent, borrowed: HashSet::new(), _lease: lease };
+        fs_err::create_dir(&draft.upper)?;
+        fs_err::create_dir(&draft.work)?;
+        // The root of an overlay looks like its upper directory.
+        let root = draft.parent.tree.get(b"").expect("a tree has a root");
+        rustix::fs::chownat(
+            CWD,
+            &draft.upper,
+            Some(Uid::from_raw(root.uid)),
+            Some(Gid::from_raw(root.gid)),
+            rustix::fs::AtFlags::empty(),
+        )?;
+        rustix::fs::chmod(&draft.upper, Mode::from_raw_mode(root.mode))?;
+        Ok(draft)
+    }
+
+    /// Returns what the draft is on top of.
+    pub fn parent(&self) -> &Snapshot {
+        &self.parent
+    }
+
+    /// Publishes the draft as the layer directory `target`, unless that is there already: it is then the same.
+    pub(super) fn publish(self, changes: &[u8], target: &Path) -> io::Result<()> {
+        fs_err::write(self.directory.join("changes"), changes)?;
+        ignore_absence(fs_err::remove_dir_all(&self.work))?;
+        match fs_err::rename(&self.directory, target) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // What cannot be deleted now is swept when the cache is opened next.
+        let _ = fs_err::remove_dir_all(&self.directory);
+    }
+}
