@@ -17,6 +17,8 @@ use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 
 use crate::builder::Context;
 use crate::content::ErrorClass;
+use crate::dockerfile::Ignore;
+use crate::dockerfile::ignore::Matched;
 use crate::sys::fs::named;
 
 use super::differ::{hash_file, kept_xattrs};
@@ -55,14 +57,6 @@ impl ContextError {
     }
 }
 
-/// What is left out of a context; `dockerfile::Ignore`, seen from here.
-pub trait Exclusions {
-    /// Returns whether `path` is left out.
-    fn excludes(&self, path: &[u8]) -> bool;
-    /// Returns whether something below the excluded directory `path` may be taken nevertheless.
-    fn may_keep_below(&self, path: &[u8]) -> bool;
-}
-
 /// The build context at one moment.
 pub struct ContextTree {
     tree: Tree,
@@ -86,7 +80,7 @@ impl ContextTree {
     ///
     /// # Errors
     /// When something that is not left out cannot be read.
-    pub fn scan(context: &Context, ignore: &impl Exclusions, cache: &Path) -> Result<Self, ContextError> {
+    pub fn scan(context: &Context, ignore: &Ignore, cache: &Path) -> Result<Self, ContextError> {
         let mut scan = Self {
             tree: Tree::default(),
             roots: Vec::new(),
@@ -142,17 +136,19 @@ impl ContextTree {
         Ok(File::from(open_beneath(root.directory.as_fd(), inner, OFlags::RDONLY | OFlags::NONBLOCK)?))
     }
 
-    fn read_root(&mut self, number: usize, ignore: &impl Exclusions) -> Result<(), ContextError> {
+    fn read_root(&mut self, number: usize, ignore: &Ignore) -> Result<(), ContextError> {
         let mut way = Vec::new();
+        let mut matched = Matched::default();
         for name in components(&self.roots[number].target.clone()) {
             way = join(&way, name);
+            matched = ignore.step(&way, &matched).1;
             if !self.tree.get(&way).is_some_and(Entry::is_directory) {
                 self.tree.put(&way, Entry::directory(0o755, 0, 0, 0), number);
             }
         }
-        let mut todo = vec![way];
-        while let Some(path) = todo.pop() {
-            self.read_directory(number, &path, ignore, &mut todo)?;
+        let mut todo = vec![(way, matched)];
+        while let Some(directory) = todo.pop() {
+            self.read_directory(number, &directory, ignore, &mut todo)?;
         }
         Ok(())
     }
@@ -160,9 +156,9 @@ impl ContextTree {
     fn read_directory(
         &mut self,
         number: usize,
-        path: &[u8],
-        ignore: &impl Exclusions,
-        todo: &mut Vec<Vec<u8>>,
+        (path, matched): &(Vec<u8>, Matched),
+        ignore: &Ignore,
+        todo: &mut Vec<(Vec<u8>, Matched)>,
     ) -> Result<(), ContextError> {
         let root = &self.roots[number];
         let inner = inside(path, &root.target).expect("only paths of the root are read");
@@ -172,7 +168,7 @@ impl ContextTree {
             .map_err(|e| named(e.into(), "list", &shown(path)))?;
         for name in names.iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")) {
             let child = join(path, name.to_bytes());
-            let excluded = ignore.excludes(&child);
+            let (excluded, matched) = ignore.step(&child, matched);
             if excluded && !ignore.may_keep_below(&child) {
                 continue;
             }
@@ -183,7 +179,7 @@ impl ContextTree {
             }
             if let Some(entry) = self.read_one(&child, &stat, (&directory, name))? {
                 if entry.is_directory() {
-                    todo.push(child.clone());
+                    todo.push((child.clone(), matched));
                 }
                 if excluded {
                     self.ways.insert(child, entry);

@@ -12,9 +12,8 @@ use crate::sys::fs::named;
 
 use super::super::parallel;
 use super::super::snapshot::upper::{Upper, open_below, shown};
-use super::super::tree::{Entry, Kind, join, split};
+use super::super::tree::{Entry, Kind, cleaned, join, split};
 use super::super::untar;
-use super::wildcard::cleaned;
 use super::{CopyError, CopySource, CopyStep, ModeChange};
 
 /// A file whose data is still to be copied.
@@ -190,11 +189,11 @@ impl<'a> Copier<'a> {
         if !untar::is_archive(&file).map_err(|e| named(e, "read", &shown(source)))? {
             return Ok(false);
         }
-        let new = self.new_directory();
+        let new = Entry { mode: 0o755, ..self.new_directory() };
         let path = self.upper.tree().resolve(&cleaned(&self.step.destination))?;
         make_way(&mut self.upper, &path, &new)?;
         self.copy_data()?;
-        let members = untar::Members { into: path, owner: self.step.owner, new_directory: Entry { mode: 0o755, ..new } };
+        let members = untar::Members { into: path, owner: self.step.owner, new_directory: new };
         untar::archive(&mut self.upper, &file, &members).map_err(failed)?;
         self.check(source, &file)?;
         Ok(true)

@@ -3,20 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::super::context::Exclusions;
 use super::*;
 use crate::builder::{Context, ContextRoot};
-
-pub(in super::super) struct Everything;
-
-impl Exclusions for Everything {
-    fn excludes(&self, _: &[u8]) -> bool {
-        false
-    }
-    fn may_keep_below(&self, _: &[u8]) -> bool {
-        false
-    }
-}
+use crate::dockerfile::Ignore;
 
 /// A cache and a build context in a directory that goes away.
 struct Bench {
@@ -48,7 +37,7 @@ impl Bench {
 
     fn context(&self) -> ContextTree {
         let roots = vec![ContextRoot { source: self.directory.path().join("context"), target: "".into() }];
-        ContextTree::scan(&Context { roots }, &Everything, &self.directory.path().join("cache")).expect("scans")
+        ContextTree::scan(&Context { roots }, &Ignore::default(), &self.directory.path().join("cache")).expect("scans")
     }
 
     fn step<'a>(source: CopySource<'a>, patterns: &[&str], destination: &str) -> CopyStep<'a> {

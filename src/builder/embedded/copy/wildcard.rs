@@ -1,6 +1,6 @@
 //! Which paths of a source a pattern means: Go's `filepath.Match`, as BuildKit applies it to `COPY` and `ADD`.
 
-use super::super::tree::{LoopError, Tree, components, join};
+use super::super::tree::{LoopError, Tree, clean};
 
 /// What a source pattern means.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,24 +38,6 @@ pub fn select(tree: &Tree, pattern: &[u8]) -> Result<Selection, LoopError> {
         }
     }
     Ok(Selection { paths, wildcard: true })
-}
-
-/// Returns the components of a path with `.` and `..` taken away lexically, as if it began at the root.
-pub(super) fn clean(path: &[u8]) -> Vec<&[u8]> {
-    let mut names: Vec<&[u8]> = Vec::new();
-    for name in components(path) {
-        if name == b".." {
-            names.pop();
-        } else {
-            names.push(name);
-        }
-    }
-    names
-}
-
-/// As [`clean`], joined.
-pub(super) fn cleaned(path: &[u8]) -> Vec<u8> {
-    clean(path).into_iter().fold(Vec::new(), |path, name| join(&path, name))
 }
 
 fn has_wildcard(name: &[u8]) -> bool {

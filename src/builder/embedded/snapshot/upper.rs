@@ -35,7 +35,6 @@ pub(in crate::builder::embedded) struct Upper<'a> {
 /// Position that the draft's own files have in its tree.
 const OWN: usize = u32::MAX as usize;
 
-#[expect(dead_code, reason = "half of it serves archives, which come next")]
 impl<'a> Upper<'a> {
     pub(in crate::builder::embedded) fn new(draft: &'a mut Draft) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -290,6 +290,24 @@ pub fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
 }
 
+/// Returns the components of a path with `.` and `..` taken away lexically, as if it began at the root.
+pub fn clean(path: &[u8]) -> Vec<&[u8]> {
+    let mut names: Vec<&[u8]> = Vec::new();
+    for name in components(path) {
+        if name == b".." {
+            names.pop();
+        } else {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// As [`clean`], joined.
+pub fn cleaned(path: &[u8]) -> Vec<u8> {
+    clean(path).join(&b'/')
+}
+
 /// Returns `directory/name`.
 pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
