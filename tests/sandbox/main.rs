@@ -275,3 +275,74 @@ fn a_big_output_arrives_whole_and_in_order() {
     let expected: String = (0..20000).map(|n| format!("line {n}\n")).collect();
     assert_eq!(output, expected);
 }
+
+/// A network namespace with a server in it, joined to this machine by a pair of interfaces.
+struct FarHost {
+    name: String,
+    server: std::process::Child,
+    _served: tempfile::TempDir,
+}
+
+impl FarHost {
+    const ADDRESS: &str = "198.18.77.2";
+
+    fn new() -> Self {
+        let name = format!("pb{}", std::process::id());
+        let far = format!("{name}f");
+        let ip = |arguments: &str| {
+            let status = std::process::Command::new("ip")
+                .args(arguments.split_whitespace())
+                .status()
+                .expect("iproute2: run scripts/setup");
+            assert!(status.success(), "ip {arguments}");
+        };
+        ip(&format!("netns add {name}"));
+        ip(&format!("link add {name} type veth peer name {far} netns {name}"));
+        ip(&format!("addr add 198.18.77.1/30 dev {name}"));
+        ip(&format!("link set {name} up"));
+        ip(&format!("-n {name} addr add {}/30 dev {far}", Self::ADDRESS));
+        ip(&format!("-n {name} link set {far} up"));
+        ip(&format!("-n {name} route add default via 198.18.77.1"));
+        let served = tempfile::tempdir().expect("temp dir");
+        std::fs::write(served.path().join("file"), "far").expect("writes");
+        let server = std::process::Command::new("ip")
+            .args(["netns", "exec", &name, "busybox", "httpd", "-f", "-p", "8080", "-h"])
+            .arg(served.path())
+            .spawn()
+            .expect("starts");
+        Self { name, server, _served: served }
+    }
+}
+
+impl Drop for FarHost {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        let _ = std::process::Command::new("ip").args(["link", "del", &self.name]).status();
+        let _ = std::process::Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+#[test]
+fn an_outbound_network_reaches_other_machines_but_not_this_one() {
+    let far = FarHost::new();
+    let local = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = local.local_addr().expect("bound").port();
+    let mut test = Test::new();
+    for applet in ["nc", "printf", "timeout"] {
+        std::os::unix::fs::symlink("busybox", test.step.root.lowers[0].join("bin").join(applet)).expect("links");
+    }
+    test.step.network = StepNetwork::Outbound;
+    let sandbox = Sandbox::of_program(Path::new(env!("CARGO_BIN_EXE_pkgbuild")));
+    assert!(sandbox.outbound(), "pasta is installed: run scripts/setup");
+    // Not wget: Debian's static busybox crashes in its own name resolver.
+    let get = |address: &str| format!("printf 'GET /file HTTP/1.0\\r\\n\\r\\n' | timeout 2 nc {address} | grep -o far");
+    // The far server may still be starting, so it is asked more than once.
+    let far_address = format!("{} 8080", FarHost::ADDRESS);
+    let reached = (0..20).any(|_| test.run(&["/bin/sh", "-c", &get(&far_address)]).1.contains("far"));
+    assert!(reached, "the step could not reach another machine");
+    let (result, _) = test.run(&["/bin/sh", "-c", &get(&format!("127.0.0.1 {port}"))]);
+    assert_ne!(result.expect("runs"), Exit::Code(0));
+    assert_eq!(test.upper(), Vec::<String>::new());
+    drop(far);
+}

@@ -73,7 +73,7 @@ fn take_socket() -> io::Result<File> {
     Ok(File::from(socket))
 }
 
-fn die_with_parent() -> io::Result<()> {
+pub(super) fn die_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
@@ -93,7 +93,7 @@ fn start(step: &RunStep, socket: &File) -> Result<Pid, Failure> {
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP;
-    if step.network == StepNetwork::None {
+    if step.network != StepNetwork::Host {
         flags |= libc::CLONE_NEWNET;
     }
     // SAFETY: without CLONE_VM and with one thread this is a fork; the child continues below.
@@ -110,6 +110,9 @@ fn start(step: &RunStep, socket: &File) -> Result<Pid, Failure> {
             drop(mapped_reader);
             let pid = Pid::from_raw(pid).expect("a child's pid is positive");
             map_identities(pid).map_err(trying("map user and group ids"))?;
+            if step.network == StepNetwork::Outbound {
+                super::outbound::connect(pid).map_err(trying("start `pasta`"))?;
+            }
             mapped_writer.write_all(b"m").map_err(trying("start the step"))?;
             Ok(pid)
         }
@@ -213,8 +216,11 @@ fn first_process(step: &RunStep, prepared: &Prepared, socket: &File, mut mapped:
 
 fn surround(step: &RunStep, prepared: &Prepared) -> Result<(), Failure> {
     rustix::system::sethostname(step.hostname.as_bytes()).map_err(trying("set the host name"))?;
-    if step.network == StepNetwork::None {
+    if step.network != StepNetwork::Host {
         loopback_up().map_err(trying("bring up the loopback interface"))?;
+    }
+    if step.network == StepNetwork::Outbound {
+        super::outbound::wait().map_err(trying("reach the network through `pasta`"))?;
     }
     root::enter(step, prepared)?;
     // Neither the step nor its tools may look into this process.

@@ -18,6 +18,7 @@ mod emulation;
 mod init;
 mod launch;
 mod mounts;
+mod outbound;
 mod root;
 mod seccomp;
 mod spec;
@@ -86,6 +87,11 @@ impl Sandbox {
     /// Returns how this machine can run steps for `platform`.
     pub fn support(&self, platform: &Platform) -> Support {
         emulation::support(platform, &Platform::host(), &Emulators::read())
+    }
+
+    /// Returns whether steps can have [`StepNetwork::Outbound`] here: `pasta` is installed.
+    pub fn outbound(&self) -> bool {
+        outbound::available()
     }
 
     /// Runs `step` to its end. `on_output` receives what it prints, standard output and error in the order of writing.

@@ -50,7 +50,7 @@ pub(super) fn prepare(step: &RunStep) -> Result<Prepared, Failure> {
         Prepared { root: beside("root"), hosts: beside("hosts"), resolver: None, mounts: Vec::new(), made: RefCell::default() };
     let hosts = format!("127.0.0.1\tlocalhost {0}\n::1\tlocalhost ip6-localhost ip6-loopback\n", step.hostname);
     fs_err::write(&prepared.hosts, hosts).map_err(trying("write the hosts file"))?;
-    if step.network == StepNetwork::Host {
+    if step.network != StepNetwork::None {
         let resolver = beside("resolv.conf");
         // A machine without name servers gives its steps none.
         let servers = fs_err::read("/etc/resolv.conf").unwrap_or_default();
@@ -168,7 +168,7 @@ pub(super) fn enter(step: &RunStep, prepared: &Prepared) -> Result<(), Failure> 
 fn sysfs(network: StepNetwork) -> io::Result<OwnedFd> {
     let read_only = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
     match network {
-        StepNetwork::None => filesystem(c"sysfs", &[], read_only),
+        StepNetwork::None | StepNetwork::Outbound => filesystem(c"sysfs", &[], read_only),
         // A new sysfs shows a network namespace, and may be mounted only by who owns that namespace.
         StepNetwork::Host => bind(&open_path(Path::new("/sys"))?, read_only),
     }

@@ -59,6 +59,9 @@ pub struct ResolvedUser {
 pub enum StepNetwork {
     /// A loopback interface of its own, up, and nothing else.
     None,
+    /// Interfaces of its own that reach out through `pasta`, which translates to sockets of this machine; the machine's
+    /// loopback services stay out of reach. Only where [`super::Sandbox::outbound`] says so.
+    Outbound,
     /// The machine's interfaces and name servers.
     Host,
 }
