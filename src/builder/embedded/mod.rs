@@ -7,5 +7,7 @@ pub mod pack;
 mod parallel;
 pub mod sandbox;
 pub mod snapshot;
+#[cfg(test)]
+mod testing;
 pub mod tree;
 pub mod untar;

@@ -19,7 +19,7 @@ mod draft;
 mod lease;
 pub(super) mod upper;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -246,7 +246,12 @@ impl Snapshots {
     /// When its directories cannot be made.
     pub fn draft(&self, parent: &Snapshot) -> Result<Draft, SnapshotError> {
         let directory = self.home.join("drafts").join(self.lease.draft_name());
-        let mut lowers: Vec<PathBuf> = parent.layers.iter().rev().map(|layer| self.directory(layer).join("fs")).collect();
+        // overlayfs refuses a directory that is there twice. Of equal layers the topmost is enough: all that a lower one
+        // does, it does again.
+        let empty = ChangeList::id_of(&ChangeList::default().encode());
+        let mut seen = HashSet::from([empty]);
+        let stacked = parent.layers.iter().rev().filter(|layer| seen.insert(**layer));
+        let mut lowers: Vec<PathBuf> = stacked.map(|layer| self.directory(layer).join("fs")).collect();
         if lowers.is_empty() {
             // overlayfs wants at least one lower directory.
             lowers.push(self.home.join("empty"));
