@@ -237,7 +237,7 @@ pub enum BuildError {
     #[error("this machine cannot build for {platform}: {reason}")]
     Unsupported {
         /// The platform asked for.
-        platform: Platform,
+        platform: Box<Platform>,
         /// What is missing, in one phrase.
         reason: String,
         /// What would help.

@@ -1,13 +1,110 @@
 //! The in-process Dockerfile builder: no daemon, no engine.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `solve` | what to do, what of it is cached, in which order the rest is done |
+//! | `base` | base images: fetched and unpacked when a step needs their files |
+//! | `image`, `passwd` | config and history as instructions change them; users and groups of an image |
+//! | [`tree`], [`snapshot`], [`differ`], [`untar`], [`copy`], [`context`], [`pack`] | files |
+//! | [`sandbox`] | commands |
 
 pub mod context;
 pub mod copy;
 pub mod differ;
 pub mod pack;
-mod parallel;
 pub mod sandbox;
 pub mod snapshot;
-#[cfg(test)]
-mod testing;
 pub mod tree;
 pub mod untar;
+
+mod base;
+mod image;
+mod parallel;
+mod passwd;
+mod solve;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use crate::builder::{BuildError, BuildEvent, BuildRequest, Builder, BuiltImage, Support};
+use crate::oci::Platform;
+use crate::store::Store;
+
+use base::BaseImages;
+use sandbox::Sandbox;
+use snapshot::{SnapshotError, Snapshots};
+use solve::Records;
+
+/// Builds Dockerfiles in this process. One of these serves all builds of a run, at once: they share base images, the step
+/// cache and the slots for running steps.
+pub struct EmbeddedBuilder {
+    machine: Arc<Machine>,
+}
+
+/// What all builds share.
+struct Machine {
+    store: Store,
+    snapshots: Arc<Snapshots>,
+    records: Records,
+    sandbox: Sandbox,
+    bases: BaseImages,
+    /// Where cache mounts live.
+    mounts: PathBuf,
+    /// Bounds how many steps run at once.
+    slots: Arc<Semaphore>,
+    /// Bounds how many layers are packed at once.
+    packers: Arc<Semaphore>,
+}
+
+/// Why the builder cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The files of steps cannot be kept.
+    #[error("cannot open the builder's layers in the cache")]
+    Snapshots(#[from] SnapshotError),
+    /// The step cache cannot be kept.
+    #[error("cannot open the builder's step cache")]
+    Records(#[from] io::Error),
+}
+
+impl EmbeddedBuilder {
+    /// Opens the builder, which keeps all it has in the cache of `store` and runs steps in `sandbox`, at most `jobs` of all
+    /// builds at once.
+    ///
+    /// # Errors
+    /// When the cache cannot be written to.
+    pub fn open(store: Store, sandbox: Sandbox, jobs: usize) -> Result<Self, OpenError> {
+        let home = store.directory().join("pkgbuild/v1");
+        let snapshots = Arc::new(Snapshots::open(store.directory())?);
+        let mounts = home.join("mounts");
+        fs_err::create_dir_all(&mounts)?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            machine: Arc::new(Machine {
+                records: Records::open(&home)?,
+                snapshots,
+                store,
+                sandbox,
+                bases: BaseImages::default(),
+                mounts,
+                slots: Arc::new(Semaphore::new(jobs.max(1))),
+                packers: Arc::new(Semaphore::new(processors)),
+            }),
+        })
+    }
+}
+
+#[async_trait]
+impl Builder for EmbeddedBuilder {
+    fn support(&self, platform: &Platform) -> Support {
+        self.machine.sandbox.support(platform)
+    }
+
+    async fn build(&self, request: &BuildRequest, on: &(dyn Fn(BuildEvent) + Send + Sync)) -> Result<BuiltImage, BuildError> {
+        solve::build(&self.machine, request, on).await
+    }
+}

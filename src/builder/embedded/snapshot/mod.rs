@@ -19,7 +19,7 @@ mod draft;
 mod lease;
 pub(super) mod upper;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -240,23 +240,30 @@ impl Snapshots {
         self.home.join("unpacked").join(&*hasher.finalize().to_hex())
     }
 
+    /// Returns whether the layer is in the cache.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn has(&self, layer: &LayerId) -> io::Result<bool> {
+        fs_err::exists(self.directory(layer).join("changes"))
+    }
+
+    /// Returns the directories of the layers of `snapshot`, top first; never empty. `lowerdir` of overlayfs.
+    pub fn lowers(&self, snapshot: &Snapshot) -> Vec<PathBuf> {
+        if snapshot.layers.is_empty() {
+            // overlayfs wants at least one lower directory.
+            return vec![self.home.join("empty")];
+        }
+        snapshot.layers.iter().rev().map(|layer| self.directory(layer).join("fs")).collect()
+    }
+
     /// Starts a layer on top of `parent`.
     ///
     /// # Errors
     /// When its directories cannot be made.
     pub fn draft(&self, parent: &Snapshot) -> Result<Draft, SnapshotError> {
         let directory = self.home.join("drafts").join(self.lease.draft_name());
-        // overlayfs refuses a directory that is there twice. Of equal layers the topmost is enough: all that a lower one
-        // does, it does again.
-        let empty = ChangeList::id_of(&ChangeList::default().encode());
-        let mut seen = HashSet::from([empty]);
-        let stacked = parent.layers.iter().rev().filter(|layer| seen.insert(**layer));
-        let mut lowers: Vec<PathBuf> = stacked.map(|layer| self.directory(layer).join("fs")).collect();
-        if lowers.is_empty() {
-            // overlayfs wants at least one lower directory.
-            lowers.push(self.home.join("empty"));
-        }
-        Ok(Draft::create(directory, lowers, parent.clone(), self.lease.clone())?)
+        Ok(Draft::create(directory, self.lowers(parent), parent.clone(), self.lease.clone())?)
     }
 
     /// Finishes a layer: finds out what changed and publishes it. Adds exactly one layer, which may be empty.

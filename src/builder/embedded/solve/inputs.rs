@@ -1,0 +1,148 @@
+//! What steps read, as keys: definitions of everything before the walk, content when a step's inputs are there.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::builder::embedded::Machine;
+use crate::builder::embedded::context::ContextTree;
+use crate::builder::embedded::snapshot::Snapshot;
+use crate::builder::embedded::tree::{LayerId, LoopError, Tree};
+
+use super::key::{Fields, Key};
+use super::op::{CopyFrom, CopyOperation, MountKind, Operation};
+use super::plan::{Plan, Root, Step};
+use super::record::Record;
+use super::select::selected;
+
+/// What all steps of a build may read.
+pub(super) struct Inputs {
+    /// The build context, when any step reads it.
+    pub(super) context: Option<Arc<ContextTree>>,
+}
+
+/// What is known of all steps before the walk.
+pub(super) struct Keys {
+    /// The definition key of each step.
+    pub(super) definitions: Vec<Key>,
+    /// What is recorded under it, if its layer is still there.
+    pub(super) records: Vec<Option<(LayerId, Record)>>,
+}
+
+impl Keys {
+    /// Computes the definition keys, and reads what is recorded under them when `read`.
+    ///
+    /// # Errors
+    /// When a pattern leads in circles, or the cache cannot be read.
+    pub(super) fn prepare(machine: &Machine, plan: &Plan, inputs: &Inputs, read: bool) -> Result<Self, KeyError> {
+        let mut definitions: Vec<Key> = Vec::with_capacity(plan.steps.len());
+        let mut records = Vec::with_capacity(plan.steps.len());
+        for (step, definition) in plan.steps.iter().enumerate() {
+            let key =
+                inputs.definition_key(plan, definition, &definitions).map_err(|source| KeyError::Pattern { step, source })?;
+            definitions.push(key);
+            records.push(if read { usable(machine, &key)? } else { None });
+        }
+        Ok(Self { definitions, records })
+    }
+}
+
+/// Why keys cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KeyError {
+    /// A source path leads in circles.
+    #[error("the files of step {step} cannot be told")]
+    Pattern {
+        /// The step's index.
+        step: usize,
+        /// The path.
+        #[source]
+        source: LoopError,
+    },
+    /// The step cache cannot be read.
+    #[error(transparent)]
+    Cache(#[from] io::Error),
+}
+
+/// Returns the record of `key` with its layer, if both are there.
+///
+/// # Errors
+/// When it cannot be told.
+pub(super) fn usable(machine: &Machine, key: &Key) -> io::Result<Option<(LayerId, Record)>> {
+    let Some(record) = machine.records.read(key)? else { return Ok(None) };
+    let Ok(layer) = record.layer.parse::<LayerId>() else { return Ok(None) };
+    Ok(machine.snapshots.has(&layer)?.then_some((layer, record)))
+}
+
+impl Inputs {
+    fn definition_key(&self, plan: &Plan, step: &Step, known: &[Key]) -> Result<Key, LoopError> {
+        let definition = |root: Root| match root {
+            Root::Scratch => Fields::new("pkgbuild.scratch.v1").finish(),
+            Root::Image(image) => {
+                Fields::new("pkgbuild.image.v1").field("manifest", plan.images[image].digest().to_string()).finish()
+            }
+            Root::Step(step) => known[step],
+        };
+        let fields = step.operation.fields("definition").field("parent", definition(step.parent).as_bytes());
+        self.sources(step, fields, &|number, fields, source| {
+            let fields = fields.field("input", definition(step.inputs[number]).as_bytes());
+            Ok(match source {
+                Source::Copied(copy) => fields.list("patterns", &copy.patterns),
+                Source::Mounted(path) => fields.field("path", path),
+            })
+        })
+    }
+
+    /// Returns the content key of a step whose inputs are there.
+    ///
+    /// # Errors
+    /// When a path leads in circles.
+    pub(super) fn content_key(&self, step: &Step, parent: &Snapshot, inputs: &[Snapshot]) -> Result<Key, LoopError> {
+        let fields = step.operation.fields("content").field("parent", parent.tree.id().0.as_bytes());
+        self.sources(step, fields, &|number, fields, source| read(&inputs[number].tree, fields, source))
+    }
+
+    /// Adds what the operation reads besides its parent; `input` adds what is read of a numbered input.
+    fn sources(
+        &self,
+        step: &Step,
+        fields: Fields,
+        input: &dyn Fn(usize, Fields, Source<'_>) -> Result<Fields, LoopError>,
+    ) -> Result<Key, LoopError> {
+        let add = |fields, from, source| match from {
+            CopyFrom::Input(number) => input(number, fields, source),
+            // What the context holds is known before the walk, so both kinds of keys read it alike.
+            CopyFrom::Context => match &self.context {
+                Some(context) => read(context.tree(), fields, source),
+                None => Ok(fields),
+            },
+        };
+        let fields = match &step.operation {
+            Operation::Copy(copy) => add(fields, copy.from, Source::Copied(copy))?,
+            Operation::MakeDirectory(_) => fields,
+            Operation::Run(run) => run.mounts.iter().try_fold(fields, |fields, mount| match &mount.what {
+                MountKind::Bind { from, source, .. } => add(fields, *from, Source::Mounted(source)),
+                _ => Ok(fields),
+            })?,
+        };
+        Ok(fields.finish())
+    }
+}
+
+/// What an operation reads of a source.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// What a copy's patterns match.
+    Copied(&'a CopyOperation),
+    /// A path and all below it.
+    Mounted(&'a str),
+}
+
+fn read(tree: &Tree, fields: Fields, source: Source<'_>) -> Result<Fields, LoopError> {
+    match source {
+        Source::Copied(copy) => Ok(fields.list("files", selected(tree, copy)?)),
+        Source::Mounted(path) => {
+            let real = tree.resolve(path.as_bytes())?;
+            Ok(fields.optional("tree", tree.hash_of(&real).map(|id| *id.0.as_bytes())))
+        }
+    }
+}

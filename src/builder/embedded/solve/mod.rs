@@ -1,0 +1,213 @@
+//! From a Dockerfile to an image: what to do, what of it is cached, doing the rest, and putting the image together.
+
+mod inputs;
+mod key;
+mod lower;
+mod op;
+mod plan;
+mod record;
+mod select;
+mod step;
+mod walk;
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use tokio::sync::mpsc;
+
+use super::Machine;
+use super::base::{blocking, store_error};
+use super::context::ContextTree;
+use super::image::manifest;
+use super::pack::PackedLayer;
+use super::sandbox::StepNetwork;
+use crate::builder::{BaseKey, BuildError, BuildEvent, BuildRequest, BuiltImage, CacheUse, Context, Support};
+use crate::content::ErrorClass;
+use crate::diagnostic::Diagnostics;
+use crate::dockerfile::stages::{ImageUse, StageOptions, Stages};
+use crate::dockerfile::{Dockerfile, Ignore, ignore};
+use crate::oci::{MediaType, Raw};
+use crate::sys::fs::RootedPath;
+
+use inputs::{Inputs, KeyError, Keys};
+use lower::Images;
+use op::Operation;
+use plan::Plan;
+pub(super) use record::Records;
+use walk::Walk;
+
+/// How many events may wait for a slow reader before steps wait too.
+const EVENTS: usize = 256;
+
+/// Builds what `request` asks for.
+///
+/// # Errors
+/// As [`BuildError`].
+pub(super) async fn build(
+    machine: &Arc<Machine>,
+    request: &BuildRequest,
+    on: &(dyn Fn(BuildEvent) + Send + Sync),
+) -> Result<BuiltImage, BuildError> {
+    let plan = plan(machine, request).await?;
+    plan.warnings.iter().for_each(|message| on(BuildEvent::Warning { message: message.clone() }));
+    let (keys, inputs) = prepare(machine, request, &plan, on).await?;
+    let (sender, mut events) = mpsc::channel(EVENTS);
+    let walk = Walk::new(machine, request, &plan, (keys, inputs), sender).run();
+    tokio::pin!(walk);
+    let layers = loop {
+        tokio::select! {
+            biased;
+            Some(event) = events.recv() => on(event),
+            result = &mut walk => break result,
+        }
+    };
+    while let Ok(event) = events.try_recv() {
+        on(event);
+    }
+    assemble(machine, request, &plan, layers?).await
+}
+
+/// Reads the Dockerfile and the configs of base images, and says what there is to do.
+async fn plan(machine: &Arc<Machine>, request: &BuildRequest) -> Result<Plan, BuildError> {
+    let dockerfile = Dockerfile::parse(&request.dockerfile.path, &request.dockerfile.text).map_err(BuildError::Dockerfile)?;
+    let mut args = request.args.clone();
+    // Steps see the image's time only where the Dockerfile asks for it.
+    args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| request.source_date.0.to_string());
+    let mut options = StageOptions {
+        build_platform: lower::build_platform(),
+        args,
+        target: request.target.clone(),
+        ..StageOptions::new(request.platform.clone())
+    };
+    let mut images = Images::new();
+    loop {
+        let stages = Stages::resolve(&dockerfile, &options).map_err(BuildError::Dockerfile)?;
+        let new: Vec<&ImageUse> = stages.images.keys().filter(|image| !images.contains_key(*image)).collect();
+        if new.is_empty() {
+            let outside = if machine.sandbox.outbound() { StepNetwork::Outbound } else { StepNetwork::Host };
+            return lower::lower(request, &dockerfile, &stages, &images, outside).map_err(BuildError::Dockerfile);
+        }
+        let read = try_join_all(new.into_iter().map(|image| async {
+            let key = BaseKey { reference: image.reference.clone(), platform: image.platform.clone() };
+            let base = request.bases.get(&key).ok_or_else(|| {
+                let message = format!("the base image `{}` for {} was not resolved", image.reference, image.platform);
+                BuildError::Dockerfile(Diagnostics(vec![dockerfile.error(stages.images[image], message)]))
+            })?;
+            Ok::<_, BuildError>((image.clone(), machine.bases.get(base).await?))
+        }));
+        // Triggers of the images just read can ask for more of them.
+        for (image, base) in read.await? {
+            if !base.config.config.on_build.is_empty() {
+                options.triggers.insert(image.clone(), base.config.config.on_build.clone());
+            }
+            images.insert(image, base);
+        }
+    }
+}
+
+/// Reads the context and the step cache.
+async fn prepare(
+    machine: &Arc<Machine>,
+    request: &BuildRequest,
+    plan: &Plan,
+    on: &(dyn Fn(BuildEvent) + Send + Sync),
+) -> Result<(Keys, Inputs), BuildError> {
+    let context = if plan.steps.iter().any(plan::Step::reads_context) {
+        let (context, dockerfile) = (request.context.clone(), request.dockerfile.in_context.clone());
+        let cache = machine.store.directory().to_owned();
+        let context = blocking(move || scan(&context, &dockerfile, &cache)).await?;
+        context.warnings().iter().for_each(|message| on(BuildEvent::Warning { message: message.clone() }));
+        Some(Arc::new(context))
+    } else {
+        None
+    };
+    let inputs = Inputs { context };
+    let read = request.cache == CacheUse::ReadWrite;
+    // Some tens of small files; a thread for that would cost more.
+    let keys = Keys::prepare(machine, plan, &inputs, read).map_err(|error| match error {
+        KeyError::Pattern { step, source } => {
+            let step = &plan.steps[step];
+            BuildError::Files {
+                step: Box::new(step.name.clone()),
+                dockerfile: request.dockerfile.path.clone(),
+                lines: step.lines.clone(),
+                class: ErrorClass::Permanent,
+                source: source.into(),
+            }
+        }
+        KeyError::Cache(error) => step::cache_error(error),
+    })?;
+    for (step, record) in plan.steps.iter().zip(&keys.records) {
+        if let (Operation::Run(run), None) = (&step.operation, record)
+            && machine.sandbox.support(&run.platform) == Support::Unsupported
+        {
+            return Err(step::no_emulator(&run.platform));
+        }
+    }
+    Ok((keys, inputs))
+}
+
+fn scan(context: &Context, dockerfile: &Path, cache: &Path) -> Result<ContextTree, BuildError> {
+    let failed = |action: &str, class, source: Box<dyn std::error::Error + Send + Sync>| BuildError::Builder {
+        action: action.to_owned(),
+        class,
+        source,
+    };
+    let mut ignored = Ignore::default();
+    for candidate in ignore::candidates(dockerfile) {
+        let found = read_in_context(context, &candidate);
+        if let Some(bytes) = found.map_err(|error| failed("read the ignore file", ErrorClass::Permanent, error.into()))? {
+            ignored = Ignore::parse(&candidate, &bytes).map_err(BuildError::Dockerfile)?;
+            break;
+        }
+    }
+    ContextTree::scan(context, &ignored, cache).map_err(|error| failed("read the build context", error.class(), error.into()))
+}
+
+/// Reads a small file of the context; of roots laid over each other the last that has it counts.
+fn read_in_context(context: &Context, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    for root in context.roots.iter().rev() {
+        let Ok(inner) = path.strip_prefix(&root.target) else { continue };
+        let file = match RootedPath::open(&root.source)?.read(inner) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
+            file => file?,
+        };
+        if !file.metadata()?.is_file() {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        file.take(ignore::LIMIT as u64 + 1).read_to_end(&mut bytes)?;
+        return Ok(Some(bytes));
+    }
+    Ok(None)
+}
+
+/// Writes config and manifest.
+async fn assemble(
+    machine: &Arc<Machine>,
+    request: &BuildRequest,
+    plan: &Plan,
+    own: Vec<PackedLayer>,
+) -> Result<BuiltImage, BuildError> {
+    let base = plan.chain(plan.result).0.map(|image| &plan.images[image]);
+    let mut diff_ids = base.map_or_else(Vec::new, |base| base.config.rootfs.diff_ids.clone());
+    let mut layers = base.map_or_else(Vec::new, |base| base.layers.clone());
+    for layer in own {
+        diff_ids.push(layer.diff_id);
+        layers.push(layer.descriptor);
+    }
+    let config = Raw::encode(plan.image.finish(&request.platform, &request.labels, diff_ids));
+    let manifest = Raw::encode(manifest(config.descriptor(MediaType::CONFIG), layers, &request.annotations));
+    let mut descriptor = manifest.descriptor(MediaType::MANIFEST);
+    descriptor.platform = Some(request.platform.clone());
+    let store = machine.store.clone();
+    blocking(move || {
+        store.write(MediaType::CONFIG, config.bytes())?;
+        store.write(MediaType::MANIFEST, manifest.bytes())
+    })
+    .await
+    .map_err(store_error)?;
+    Ok(BuiltImage { manifest: descriptor, attestations: Vec::new() })
+}

@@ -1,0 +1,6 @@
+//! Images built by the embedded builder, from Dockerfile to manifest, each checked whole by `transfer::validate`.
+
+mod build;
+mod cache;
+mod fixture;
+mod run;
