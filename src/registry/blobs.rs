@@ -155,7 +155,7 @@ impl Place {
             pushed = pushed => pushed.map(drop).map_err(|error| translate(error, &request)),
             () = watched.stalled() => Err(silent(&request)),
         };
-        let began = watched.sent.load(Ordering::Relaxed) > 0;
+        let began = watched.taken.load(Ordering::Relaxed) > 0;
         let failed = watched.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
         let error = match (failed, pushed) {
             (Some(source), _) => RegistryError::Source { request: Box::new(request), source },
@@ -290,43 +290,52 @@ impl Download {
 /// What an upload has taken from its source.
 #[derive(Default)]
 struct Watched {
-    sent: AtomicU64,
+    taken: AtomicU64,
     ended: AtomicBool,
     /// How the source failed: an upload that ends for it is not the registry's fault.
     failed: Mutex<Option<io::Error>>,
 }
 
 impl Watched {
+    /// Returns the bytes of `blob` in pieces. The last is held back until the source has ended well: a registry never
+    /// has all of a blob whose source turns out not to be what was promised.
     fn pieces(
         self: &Arc<Self>,
         blob: BlobReader,
         counters: Arc<Counters>,
     ) -> impl futures_util::Stream<Item = Result<Bytes, OciDistributionError>> + Send + 'static {
-        let (watched, last) = (Arc::clone(self), Arc::clone(self));
-        let pieces = ReaderStream::with_capacity(blob, PIECE).map(move |piece| match piece {
-            Ok(piece) => {
-                watched.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                counters.sent(piece.len() as u64);
-                Ok(piece)
+        let state = (Arc::clone(self), ReaderStream::with_capacity(blob, PIECE), None::<Bytes>);
+        stream::try_unfold(state, move |(watched, mut source, mut held)| {
+            let counters = Arc::clone(&counters);
+            async move {
+                loop {
+                    let next = source.next().await.transpose().map_err(|error| watched.fail(error))?;
+                    watched.taken.fetch_add(next.as_ref().map_or(0, Bytes::len) as u64, Ordering::Relaxed);
+                    watched.ended.store(next.is_none(), Ordering::Relaxed);
+                    let ended = next.is_none();
+                    if let Some(piece) = std::mem::replace(&mut held, next) {
+                        counters.sent(piece.len() as u64);
+                        return Ok(Some((piece, (watched, source, held))));
+                    }
+                    if ended {
+                        return Ok(None);
+                    }
+                }
             }
-            Err(error) => {
-                let kind = error.kind();
-                *watched.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Err(OciDistributionError::IoError(kind.into()))
-            }
-        });
-        let end = stream::poll_fn(move |_| {
-            last.ended.store(true, Ordering::Relaxed);
-            std::task::Poll::Ready(None)
-        });
-        pieces.chain(end)
+        })
+    }
+
+    fn fail(&self, error: io::Error) -> OciDistributionError {
+        let kind = error.kind();
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        OciDistributionError::IoError(kind.into())
     }
 
     /// Ends when nothing was taken for too long.
     async fn stalled(&self) {
         let mut before = None;
         loop {
-            let now = (self.sent.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed));
+            let now = (self.taken.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed));
             if before == Some(now) {
                 return;
             }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-use crate::content::{BlobReader, ContentError, ContentSink, ContentSource, DOCUMENT_LIMIT, ErrorClass, from_bytes};
+use crate::content::{BlobReader, ContentError, ContentSink, ContentSource, DOCUMENT_LIMIT, ErrorClass, from_bytes, verifying};
 use crate::oci::{Descriptor, Digest, Reference, Repository, Tag};
 
 use super::endpoint::Endpoint;
@@ -276,7 +276,8 @@ impl RemoteRepository {
             let read = blob.take(descriptor.size + 1).read_to_end(&mut bytes).await;
             read.map_err(|source| RegistryError::Source { request: Box::new(request), source })?;
             let bytes = Bytes::from(bytes);
-            self.push_blob(descriptor, || std::future::ready(Ok(from_bytes(bytes.clone())))).await?;
+            let open = || std::future::ready(Ok(verifying(from_bytes(bytes.clone()), descriptor)));
+            self.push_blob(descriptor, open).await?;
             return Ok(());
         }
         let lent = Lent(Arc::new(Mutex::new(blob)));
@@ -357,7 +358,7 @@ impl ContentSource for RemoteRepository {
     async fn open(&self, descriptor: &Descriptor) -> Result<BlobReader, ContentError> {
         let opened = if is_document(&descriptor.media_type) {
             let manifest = self.manifest(&self.name.with_digest(descriptor.digest)).await;
-            manifest.map(|found| found.map(|manifest| crate::content::verifying(from_bytes(manifest.bytes), descriptor)))
+            manifest.map(|found| found.map(|manifest| verifying(from_bytes(manifest.bytes), descriptor)))
         } else {
             self.open_blob(descriptor).await
         };

@@ -2,6 +2,8 @@
 
 mod against_distribution;
 mod distribution;
+mod faults;
+mod scripted;
 
 use std::time::Duration;
 
