@@ -68,7 +68,8 @@ pub enum Login {
 /// Where credentials come from.
 #[derive(Clone, Debug)]
 pub struct CredentialSources {
-    settings: Vec<(String, Login)>,
+    /// Registries with their logins, as [`CredentialSources::add`] reads them; the last for a registry counts.
+    pub settings: Vec<(String, Login)>,
     /// The credentials file that the user names; it must be there.
     pub file: Option<PathBuf>,
     /// Docker's `config.json` and Podman's `auth.json`, in the order to ask; those that are not there hold nothing.

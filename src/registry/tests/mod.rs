@@ -1,8 +1,10 @@
 //! The registry client against scripted servers, which fail as real ones do, and against Debian's `docker-registry`.
 
 mod against_distribution;
+mod authorization;
 mod distribution;
 mod faults;
+mod mirrored;
 mod scripted;
 
 use std::time::Duration;
