@@ -33,7 +33,8 @@ pub enum TagOutcome {
     Unchanged,
     /// The name was written, and is what it should be.
     Written,
-    /// Somebody else wrote the name: what it is now, for merging and trying again.
+    /// Somebody else wrote the name: what it is now, for merging and trying again. It may be built upon what was
+    /// written here, and then there is nothing left to do.
     Moved(Option<Box<RemoteManifest>>),
 }
 
