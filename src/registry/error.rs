@@ -297,13 +297,7 @@ impl RegistryError {
             }
             Self::BrokeOff { .. } => ErrorClass::Retryable,
             Self::Damaged { .. } => ErrorClass::Damaged,
-            Self::Source { source, .. } => {
-                if source.kind() == io::ErrorKind::InvalidData {
-                    ErrorClass::Damaged
-                } else {
-                    ErrorClass::Permanent
-                }
-            }
+            Self::Source { source, .. } => class_of_source(source),
             Self::Credentials { source, .. } => source.class(),
             Self::NoToken { .. } => ErrorClass::Denied,
             Self::Offline { .. }
@@ -319,6 +313,11 @@ impl RegistryError {
             | Self::NoCertificate(_)
             | Self::Client(_) => ErrorClass::Permanent,
         }
+    }
+
+    /// Returns whether the registry refused with this code.
+    pub(super) fn said(&self, code: &str) -> bool {
+        matches!(self, Self::Refused { said, .. } if said.code == code)
     }
 
     /// Returns whether no registry could be reached at all, as apart from one that refused.
@@ -373,6 +372,22 @@ impl RegistryError {
         let source = source.without_url();
         let certificate = is_certificate(&source);
         Self::NoAnswer { request: Box::new(request), source: Box::new(source), certificate }
+    }
+}
+
+/// Returns what can be done about a source that failed while it was read: it may be another registry.
+fn class_of_source(error: &io::Error) -> ErrorClass {
+    let inner = error.get_ref();
+    if let Some(error) = inner.and_then(|inner| inner.downcast_ref::<RegistryError>()) {
+        return error.class();
+    }
+    if let Some(error) = inner.and_then(|inner| inner.downcast_ref::<ContentError>()) {
+        return error.class();
+    }
+    match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ErrorClass::Damaged,
+        io::ErrorKind::TimedOut | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => ErrorClass::Retryable,
+        _ => ErrorClass::Permanent,
     }
 }
 

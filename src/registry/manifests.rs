@@ -137,7 +137,17 @@ impl Place {
             None => {}
         }
         call.body = bytes;
-        let written = self.transport.send(&call).await?.status() != 412;
+        let host = self.transport.host(&self.endpoint);
+        let mut attempts = self.transport.attempts(&host);
+        let written = loop {
+            match self.transport.send(&call).await {
+                Ok(response) => break response.status() != 412,
+                // distribution 2.8 says so, wrongly, while another client writes the link of a blob that the manifest
+                // names: once in about 200 pushes by four clients at a time. Ours was hashed here.
+                Err(error) if error.said("DIGEST_INVALID") => attempts.again(error).await?,
+                Err(error) => return Err(error),
+            }
+        };
         if written {
             self.transport.counters.wrote_manifest();
         }

@@ -405,6 +405,9 @@ impl ContentSink for RemoteRepository {
             return Err(ContentError::Missing { place: self.place(), digest: root.digest });
         };
         let name = ManifestName::of(reference);
+        if self.upstream.head_manifest(&name).await.map_err(doing)?.is_some_and(|now| now.digest == root.digest) {
+            return Ok(());
+        }
         self.upstream.put_manifest(&name, &media_type, bytes, None).await.map(drop).map_err(doing)
     }
 }

@@ -103,9 +103,11 @@ impl Attempts<'_> {
 
     /// Takes note of a failure and waits, or returns the failure when another attempt is useless or too many were made.
     pub async fn failed(&mut self, error: RegistryError) -> Result<(), RegistryError> {
-        if error.class() != ErrorClass::Retryable {
-            return Err(error);
-        }
+        if error.class() == ErrorClass::Retryable { self.again(error).await } else { Err(error) }
+    }
+
+    /// As [`Attempts::failed`], for a failure that another attempt is known to cure whatever its class.
+    pub async fn again(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         let asked = error.retry_after();
         let Some(after) = self.backoff.next(asked) else { return Err(error) };
         if let Some(asked) = asked {

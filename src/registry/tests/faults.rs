@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use crate::content::{ContentError, ContentSink, ContentSource, ErrorClass, from_bytes};
 use crate::oci::{Descriptor, Digest, MediaType, Reference, VerifyError};
 
-use super::super::{Access, Limits, Pushed, RegistryError, RemoteRepository, RetryPolicy, Settings};
+use super::super::{Access, Limits, Pushed, RegistryError, RemoteRepository, RetryPolicy, Settings, TagOutcome};
 use super::scripted::{Reply, Scripted, Seen};
 use super::{named, noise, registry, repository, settings};
 
@@ -425,4 +425,50 @@ async fn patience_is_the_policys() {
     let repository = registry(Settings { retry, ..settings() }).repository(&named(&server.host(), "a"));
     repository.manifest(&tagged(&repository)).await.expect_err("not known");
     assert_eq!(server.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_registry_that_doubts_a_digest_for_a_moment_is_asked_again() {
+    let server = Scripted::start(|seen| match (seen.method.as_str(), seen.target.as_str(), seen.before) {
+        (_, "/v2/", _) => Reply::default(),
+        ("PUT", _, 0) => Reply::status(400).body(r#"{"errors":[{"code":"DIGEST_INVALID","message":"did not match"}]}"#),
+        ("PUT", _, _) => Reply::status(201).header("location", "/x"),
+        _ => Reply::status(404),
+    })
+    .await;
+    let repository = repository(&server.host(), "a");
+    repository.push_manifest(MediaType::INDEX, INDEX.into()).await.expect("stored");
+}
+
+/// A registry in which `1` is `now`, with an ETag, that honours conditions or not.
+fn conditional(honours: bool, lost: bool) -> impl Fn(&Seen) -> Reply + Send + Sync {
+    move |seen| match (seen.method.as_str(), seen.target.as_str()) {
+        (_, "/v2/") => Reply::default(),
+        ("PUT", target) if target.ends_with("manifests/1") => {
+            assert!(seen.header("if-match") == Some("\"e\"") || seen.header("if-none-match") == Some("*"), "{seen:?}");
+            Reply::status(if honours { 412 } else { 201 }).header("location", "/x")
+        }
+        ("PUT", _) => Reply::status(201).header("location", "/x"),
+        (_, target) if target.ends_with("manifests/1") => {
+            let other = br#"{"schemaVersion":2,"manifests":[],"annotations":{"by":"another"}}"#;
+            let bytes = if lost || seen.before > 0 { &other[..] } else { INDEX };
+            Reply::status(200).header("content-type", MediaType::INDEX).header("etag", "\"e\"").body(bytes)
+        }
+        _ => Reply::status(404),
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_somebody_else_writes_is_reported_as_moved() {
+    let mine = br#"{"schemaVersion":2,"manifests":[],"annotations":{"by":"me"}}"#;
+    for (honours, lost) in [(true, false), (false, false), (false, true)] {
+        let server = Scripted::start(conditional(honours, lost)).await;
+        let repository = repository(&server.host(), "a");
+        let root = repository.push_manifest(MediaType::INDEX, mine[..].into()).await.expect("stored");
+        let outcome = repository.tag_if(&tagged(&repository), Some(Digest::of(INDEX)), &root).await.expect("known");
+        let TagOutcome::Moved(Some(now)) = outcome else { panic!("{outcome:?}") };
+        assert!(String::from_utf8_lossy(&now.bytes).contains("another"));
+        let written = server.asked().iter().filter(|asked| asked.as_str() == "PUT /v2/a/manifests/1").count();
+        assert_eq!(written, usize::from(!lost), "what is based on an older state is not written at all");
+    }
 }
