@@ -1,37 +1,19 @@
 //! Archives of images as streams: OCI layouts, `docker save` archives, flattened file systems.
 //!
-//! Knows formats only; where blobs come from and go to is the caller's.
+//! Knows formats only; where blobs come from and go to is the caller's. Nothing in an archive is ever used as a path on
+//! this machine.
 
 mod compression;
-
-use crate::diagnostic::ErrorClass;
+mod error;
+mod flatten;
+mod members;
+mod read;
+mod tree;
+mod write;
 
 pub use compression::{Compression, decode_any};
-
-/// Why an archive could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
-    /// The stream could not be read or written.
-    #[error("cannot {action} the archive")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The operating system's answer.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-impl ArchiveError {
-    /// Returns what can be done about it.
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            Self::Io { source, .. }
-                if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) =>
-            {
-                ErrorClass::Damaged
-            }
-            Self::Io { .. } => ErrorClass::Permanent,
-        }
-    }
-}
+pub use error::ArchiveError;
+pub use flatten::flatten;
+pub use members::{Member, Members};
+pub use read::{ImageArchive, Links, Part};
+pub use write::{CONTAINERD_NAME, DockerImage, Named, Open, REF_NAME, write_docker, write_oci};

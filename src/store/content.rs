@@ -62,7 +62,7 @@ impl Store {
 }
 
 /// Returns the media type of a document whose descriptor is not at hand, or `None` when it is none.
-fn document_type(bytes: &[u8]) -> Option<String> {
+pub(super) fn document_type(bytes: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Own {

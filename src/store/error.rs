@@ -101,6 +101,14 @@ pub enum StoreError {
         /// What is missing; never empty.
         missing: Vec<Digest>,
     },
+    /// An image that was to be read whole is not.
+    #[error("`{name}` is not whole: {} of it is missing, first {}", missing.len(), missing[0])]
+    Partial {
+        /// The name.
+        name: String,
+        /// What is missing; never empty.
+        missing: Vec<Digest>,
+    },
     /// No image has this name.
     #[error("no image `{name}` in the cache `{}`", directory.display())]
     NoRoot {
@@ -151,6 +159,12 @@ pub enum StoreError {
         /// The image.
         digest: Digest,
     },
+    /// One image was wanted and there are several, or none.
+    #[error("{images} images cannot be treated as one")]
+    ManyImages {
+        /// How many.
+        images: usize,
+    },
     /// An archive could not be read or written.
     #[error("the archive cannot be used")]
     Archive(#[from] ArchiveError),
@@ -170,10 +184,12 @@ impl StoreError {
             Self::Io { .. }
             | Self::Entry { .. }
             | Self::Missing { .. }
+            | Self::Partial { .. }
             | Self::NoRoot { .. }
             | Self::NoPlatform { .. }
             | Self::ManyPlatforms { .. }
             | Self::NotALayout { .. }
+            | Self::ManyImages { .. }
             | Self::Nameless { .. } => ErrorClass::Permanent,
         }
     }

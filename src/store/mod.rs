@@ -15,9 +15,13 @@ mod blobs;
 mod clean;
 mod content;
 mod error;
+mod export;
 mod gc;
+mod import;
 mod lease;
 mod roots;
+mod usage;
+mod verify;
 mod walk;
 
 use std::io;
@@ -30,8 +34,11 @@ pub use blobs::BlobWriter;
 pub use clean::Cleaned;
 pub use error::StoreError;
 use error::io_error;
+pub use export::{ArchiveFormat, Export};
 pub use gc::{Collected, GRACE};
 pub use roots::{Presence, Root, Roots};
+pub use usage::{ImageUsage, Usage};
+pub use verify::{Fault, Repair, Verified};
 
 /// Result of what the store does.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -181,5 +188,7 @@ impl Store {
 /// Names that a cache directory may hold; `lost+found` comes with a file system of its own.
 const OWN_NAMES: [&str; 6] = ["oci-layout", "index.json", "blobs", ".lock", "pkgbuild", "lost+found"];
 
+#[cfg(test)]
+mod archive_tests;
 #[cfg(test)]
 mod tests;

@@ -288,6 +288,18 @@ impl IndexFile {
     }
 }
 
+impl IndexFile {
+    /// Returns each entry's name, or what stands for one, and what it names.
+    pub(super) fn named_descriptors(&self) -> Vec<Result<(String, Descriptor), serde_json::Error>> {
+        let named = |entry: &Value| {
+            let descriptor = Descriptor::deserialize_value(entry)?;
+            let name = name_of(entry).map_or_else(|| format!("(without a name) {}", descriptor.digest), str::to_owned);
+            Ok((name, descriptor))
+        };
+        self.entries.iter().map(named).collect()
+    }
+}
+
 fn name_of(entry: &Value) -> Option<&str> {
     entry.get("annotations")?.get(REF_NAME)?.as_str()
 }

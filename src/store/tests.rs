@@ -8,7 +8,7 @@ use super::*;
 use crate::oci::{Descriptor, Digest, ImageConfig, Index, Manifest, MediaType, Platform, Raw};
 
 /// Returns a store in a new directory.
-fn store() -> (tempfile::TempDir, Store) {
+pub(super) fn store() -> (tempfile::TempDir, Store) {
     let directory = tempfile::tempdir().expect("temp dir");
     let store = Store::open(&directory.path().join("cache")).expect("creates");
     (directory, store)
@@ -44,7 +44,7 @@ pub(super) fn index(store: &Store, children: Vec<Descriptor>) -> Descriptor {
     store.write(MediaType::INDEX, Raw::encode(Index::new(children)).bytes()).expect("writes")
 }
 
-fn name(store: &Store, name: &str, descriptor: &Descriptor) {
+pub(super) fn name(store: &Store, name: &str, descriptor: &Descriptor) {
     store.set_roots(&[(name.to_owned(), descriptor.clone())]).expect("names");
 }
 

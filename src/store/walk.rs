@@ -88,7 +88,7 @@ impl Store {
         Ok(Platform { os_version: own.os_version.clone(), ..Platform::new(&own.os, &own.architecture, own.variant.as_deref()) })
     }
 
-    fn no_document(&self, descriptor: &Descriptor, source: serde_json::Error) -> StoreError {
+    pub(super) fn no_document(&self, descriptor: &Descriptor, source: serde_json::Error) -> StoreError {
         StoreError::Document {
             digest: descriptor.digest,
             media_type: descriptor.media_type.clone(),
