@@ -8,7 +8,6 @@ use super::tests::{image, index, name, store};
 use super::*;
 use crate::archive::ArchiveError;
 use crate::oci::{Descriptor, Document, MediaType, Platform};
-use crate::transfer::validate;
 
 const NAME: &str = "docker.io/org/a:1";
 
@@ -27,8 +26,10 @@ fn export(store: &Store, format: ArchiveFormat, platform: Option<&str>) -> Vec<u
     out
 }
 
-async fn valid(store: &Store, root: &Descriptor) {
-    validate(store, root).await.expect("valid");
+/// Every blob is what its name says, and nothing is missing below any name.
+fn clean(store: &Store) {
+    let verified = store.verify(Repair::No, &|_, _| {}).expect("verifies");
+    assert!(verified.blobs > 0 && verified.faults.is_empty(), "{:?}", verified.faults);
 }
 
 fn run(program: &str, arguments: &[&str]) -> String {
@@ -38,8 +39,8 @@ fn run(program: &str, arguments: &[&str]) -> String {
     text(&output.stdout)
 }
 
-#[tokio::test]
-async fn an_oci_archive_keeps_every_digest_and_has_the_same_bytes_twice() {
+#[test]
+fn an_oci_archive_keeps_every_digest_and_has_the_same_bytes_twice() {
     let (_keep, from, root) = two_platforms();
     let bytes = export(&from, ArchiveFormat::Oci, None);
     assert_eq!(bytes, export(&from, ArchiveFormat::Oci, None));
@@ -53,25 +54,25 @@ async fn an_oci_archive_keeps_every_digest_and_has_the_same_bytes_twice() {
         let roots = to.import(&packed[..], None).expect("imports");
         assert_eq!(roots, [Root { name: NAME.to_owned(), descriptor: root.clone() }]);
         assert_eq!(bytes, export(&to, ArchiveFormat::Oci, None));
-        valid(&to, &root).await;
+        clean(&to);
     }
 }
 
-#[tokio::test]
-async fn one_platform_of_an_oci_archive_is_that_image() {
+#[test]
+fn one_platform_of_an_oci_archive_is_that_image() {
     let (_keep, from, _) = two_platforms();
     let (_keep_too, to) = store();
     to.import(&export(&from, ArchiveFormat::Oci, Some("arm64"))[..], Some("other/name")).expect("imports");
     let root = to.root("docker.io/other/name:latest").expect("reads").expect("named");
     assert_eq!(root.platform, Some(Platform::linux("arm64")));
-    valid(&to, &root).await;
+    clean(&to);
     let missing = Export { name: NAME, platform: Some(&Platform::linux("riscv64")), name_inside: None };
     let error = from.export(&[missing], ArchiveFormat::Oci, io::sink()).expect_err("has none");
     assert!(matches!(error, StoreError::NoPlatform { has, .. } if has == ["linux/amd64", "linux/arm64"]));
 }
 
-#[tokio::test]
-async fn a_docker_archive_keeps_config_and_layers_byte_for_byte() {
+#[test]
+fn a_docker_archive_keeps_config_and_layers_byte_for_byte() {
     let (_keep, from, _) = two_platforms();
     let wanted = Export { name: NAME, platform: None, name_inside: None };
     let unclear = from.export(&[wanted], ArchiveFormat::Docker, io::sink());
@@ -81,7 +82,7 @@ async fn a_docker_archive_keeps_config_and_layers_byte_for_byte() {
     let (_keep_too, to) = store();
     to.import(&bytes[..], None).expect("imports");
     let root = to.root(NAME).expect("reads").expect("named");
-    valid(&to, &root).await;
+    clean(&to);
     let Presence::Complete(original) = from.roots().expect("reads").lookup(NAME, &Platform::linux("arm64")).expect("looks")
     else {
         panic!("incomplete")
@@ -99,8 +100,8 @@ fn a_file_system_is_what_the_layers_make() {
     assert_eq!(texts, ["for arm64"]);
 }
 
-#[tokio::test]
-async fn skopeo_reads_the_cache_and_the_archives_and_we_read_skopeos() {
+#[test]
+fn skopeo_reads_the_cache_and_the_archives_and_we_read_skopeos() {
     let (keep, from, _) = two_platforms();
     let at = |name: &str| keep.path().join(name).display().to_string();
     let cache = from.directory().display().to_string();
@@ -121,15 +122,15 @@ async fn skopeo_reads_the_cache_and_the_archives_and_we_read_skopeos() {
         assert_eq!(roots.iter().map(|root| root.name.as_str()).collect::<Vec<_>>(), [NAME], "{archive}");
         let found = to.roots().expect("reads").lookup(NAME, &Platform::linux("arm64")).expect("looks");
         assert!(matches!(found, Presence::Complete(_)), "{archive}: {found:?}");
-        valid(&to, &roots[0].descriptor).await;
+        clean(&to);
     }
     // Into our cache, as if it were skopeo's own layout.
     run(
         "skopeo",
         &["copy", "--quiet", "--all", "--insecure-policy", &format!("oci:{cache}:{NAME}"), &format!("oci:{cache}:r/b:2")],
     );
-    let root = from.root("r/b:2").expect("reads").expect("skopeo's name");
-    valid(&from, &root).await;
+    assert!(from.root("r/b:2").expect("reads").is_some());
+    clean(&from);
     assert!(from.root(NAME).expect("reads").is_some());
 }
 

@@ -325,7 +325,7 @@ impl Copied {
 }
 
 /// Waits between attempts. The registry client repeats single requests itself; this is for a stream that broke half-way.
-const WAITS: [Duration; 3] = [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4)];
+const WAITS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
 async fn retrying<T, F: Future<Output = Result<T, ContentError>>>(attempt: impl Fn() -> F) -> Result<T, ContentError> {
     for wait in WAITS {

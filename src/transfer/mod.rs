@@ -5,3 +5,6 @@ mod validate;
 
 pub use copy::{Copied, CopyOptions, Platforms, Progress, TransferError, copy, copy_named};
 pub use validate::{Invalid, Valid, ValidateError, validate};
+
+#[cfg(test)]
+mod tests;
