@@ -191,4 +191,6 @@ const OWN_NAMES: [&str; 6] = ["oci-layout", "index.json", "blobs", ".lock", "pkg
 #[cfg(test)]
 mod archive_tests;
 #[cfg(test)]
+mod process_tests;
+#[cfg(test)]
 mod tests;
