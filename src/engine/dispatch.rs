@@ -97,9 +97,13 @@ const BACKLOG: usize = 256;
 
 impl Teller {
     /// Tells from asynchronous code; waits while the reporter is behind.
-    pub async fn tell(&self, kind: EventKind) {
-        // The loop is gone only after a second interrupt; nobody is left to be told.
-        let _ = self.channel.send(kind).await;
+    pub fn tell(&self, kind: EventKind) -> impl Future<Output = ()> + Send + use<> {
+        // The sender goes into the future, so that it is `Send` for any lifetime of `self`.
+        let channel = self.channel.clone();
+        async move {
+            // The loop is gone only after a second interrupt; nobody is left to be told.
+            let _ = channel.send(kind).await;
+        }
     }
 
     /// Tells from a thread that may block.
@@ -374,6 +378,39 @@ impl<T, E> State<T, E> {
     }
 }
 
+/// Returns tasks that need each other in a circle, each the next, or `None` when there are none.
+pub fn cycle(tasks: &[Task]) -> Option<Vec<usize>> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Seen {
+        Never,
+        OnPath,
+        Done,
+    }
+    let mut seen = vec![Seen::Never; tasks.len()];
+    for root in 0..tasks.len() {
+        // The path from the root, each with how many of its needs were followed.
+        let mut path = if seen[root] == Seen::Never { vec![(root, 0)] } else { Vec::new() };
+        while let Some((at, followed)) = path.last_mut() {
+            seen[*at] = Seen::OnPath;
+            let Some(&need) = tasks[*at].needs.get(*followed) else {
+                seen[*at] = Seen::Done;
+                path.pop();
+                continue;
+            };
+            *followed += 1;
+            match seen[need] {
+                Seen::Never => path.push((need, 0)),
+                Seen::OnPath => {
+                    let start = path.iter().position(|(at, _)| *at == need).expect("it is on the path");
+                    return Some(path[start..].iter().map(|(at, _)| *at).collect());
+                }
+                Seen::Done => {}
+            }
+        }
+    }
+    None
+}
+
 /// Returns, for each task, its own cost and that of the longest path of tasks behind it.
 fn ranks(tasks: &[Task], needed_by: &[Vec<usize>]) -> Vec<u64> {
     let mut rank: Vec<u64> = tasks.iter().map(|task| task.cost).collect();
@@ -482,6 +519,13 @@ mod tests {
         assert_eq!(run.order, [1, 4, 2, 3, 0]);
         assert!(run.outcomes.ended.iter().all(|ended| matches!(ended, Ended::Done(_))));
         assert_eq!(run.events.len(), 5, "every task's event is reported");
+    }
+
+    #[test]
+    fn a_circle_is_found_wherever_it_is() {
+        assert_eq!(cycle(&tasks(&[(&[], 1), (&[0], 1), (&[0, 1], 1)])), None);
+        assert_eq!(cycle(&tasks(&[(&[], 1), (&[3, 0], 1), (&[1], 1), (&[2], 1)])), Some(vec![1, 3, 2]));
+        assert_eq!(cycle(&tasks(&[(&[0], 1)])), Some(vec![0]));
     }
 
     #[tokio::test]

@@ -1,5 +1,18 @@
 //! From packages to images, indexes and tags: facts, decisions, and the one loop that carries them out.
 
+pub mod bases;
 pub mod dispatch;
+pub mod error;
 pub mod event;
+mod execute;
+mod finish;
+pub mod index;
 pub mod plan;
+pub mod probe;
+pub mod publish;
+pub mod remote;
+pub mod run;
+
+pub use error::{PackageResult, RunSummary, UnitError, UnitFailure};
+pub use execute::{log_name, needed_images};
+pub use run::{Engine, Job, Options, Plan, PlannedPackage, PlannedUnit, mistakes, plan};

@@ -202,11 +202,10 @@ impl Plan {
             level.retain(|descriptor| seen.insert(descriptor.digest));
             let (documents, blobs): (Vec<_>, Vec<_>) = level.into_iter().partition(Descriptor::is_document);
             plan.blobs.extend(blobs.into_iter().map(|descriptor| Item { descriptor, bytes: None }));
-            let read: Vec<(Item, Vec<Descriptor>)> = stream::iter(documents)
-                .map(|descriptor| read_document(source, descriptor, &options.platforms))
-                .buffered(options.concurrency.max(1))
-                .try_collect()
-                .await?;
+            let reads: Vec<_> =
+                documents.into_iter().map(|descriptor| read_document(source, descriptor, &options.platforms)).collect();
+            let read: Vec<(Item, Vec<Descriptor>)> =
+                stream::iter(reads).buffered(options.concurrency.max(1)).try_collect().await?;
             let (items, children): (Vec<_>, Vec<_>) = read.into_iter().unzip();
             plan.levels.push(items);
             level = children.into_iter().flatten().collect();
@@ -267,8 +266,9 @@ impl Copying<'_> {
         // Largest first: the longest transfer decides when the last one ends.
         let mut items: Vec<&Item> = items.iter().collect();
         items.sort_by_key(|item| std::cmp::Reverse(item.descriptor.size));
-        stream::iter(items)
-            .map(|item| self.one(item))
+        // Made before the stream: a stream that holds a closure over borrowed items is not `Send` for every lifetime.
+        let copies: Vec<_> = items.into_iter().map(|item| self.one(item)).collect();
+        stream::iter(copies)
             .buffer_unordered(width)
             .try_fold(Copied::default(), |sum, one| std::future::ready(Ok(sum.and(one))))
             .await

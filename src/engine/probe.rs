@@ -1,0 +1,124 @@
+//! Gathering facts: one reading of the cache's names and one of each package's name in its registry serve all platforms.
+
+use futures_util::{StreamExt, stream};
+
+use super::plan::{Facts, Local, Policy, Remote, Source};
+use super::remote::{RemoteError, RemoteRoot};
+use crate::builder::BuiltImage;
+use crate::oci::{Platform, Reference};
+use crate::registry::Registry;
+use crate::store::{Presence, Store, StoreError};
+
+/// What is asked about.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The name in the cache.
+    pub name: String,
+    /// The name in the registry.
+    pub reference: Reference,
+    /// Whether the files are as committed.
+    pub source: Source,
+    /// For which platforms.
+    pub platforms: Vec<Platform>,
+}
+
+/// What is known of one package.
+pub struct Answer {
+    /// One for each platform of the question, in its order.
+    pub units: Vec<UnitFacts>,
+    /// What the registry has, when it was asked and has something.
+    pub remote: Option<RemoteRoot>,
+    /// Why the registry could not be asked.
+    pub error: Option<RemoteError>,
+}
+
+/// What is known of one package at one platform.
+#[derive(Clone, Debug)]
+pub struct UnitFacts {
+    /// What a decision depends on.
+    pub facts: Facts,
+    /// The cache's image, when it is complete.
+    pub local: Option<BuiltImage>,
+    /// The registry's image.
+    pub remote: Option<BuiltImage>,
+}
+
+/// Registries that are asked about at once; each host has its own limit below this.
+const AT_ONCE: usize = 32;
+
+/// Gathers the facts about all `questions`.
+///
+/// # Errors
+/// When the cache cannot be read. What a registry cannot answer is a fact.
+pub async fn probe(
+    store: Option<&Store>,
+    registry: &Registry,
+    questions: &[Question],
+    policy: &Policy,
+) -> Result<Vec<Answer>, StoreError> {
+    let locals = local(store, questions).await?;
+    let asked = stream::iter(questions.iter().zip(&locals).map(|(question, locals)| async move {
+        if !locals.iter().any(|(local, _)| policy.asks_registry(*local)) {
+            return (Asked::No, question);
+        }
+        let repository = registry.repository(&question.reference.repository);
+        (Asked::Yes(Box::new(RemoteRoot::read(repository, &question.reference).await)), question)
+    }))
+    .buffered(AT_ONCE)
+    .collect::<Vec<_>>()
+    .await;
+    Ok(asked.into_iter().zip(locals).map(|((asked, question), locals)| answer(question, locals, asked)).collect())
+}
+
+enum Asked {
+    No,
+    Yes(Box<Result<Option<RemoteRoot>, RemoteError>>),
+}
+
+/// What the cache has of one unit.
+type LocalImage = (Local, Option<BuiltImage>);
+
+async fn local(store: Option<&Store>, questions: &[Question]) -> Result<Vec<Vec<LocalImage>>, StoreError> {
+    let Some(store) = store.cloned() else {
+        return Ok(questions.iter().map(|question| vec![(Local::Absent, None); question.platforms.len()]).collect());
+    };
+    let questions = questions.to_vec();
+    let looked = tokio::task::spawn_blocking(move || {
+        let roots = store.roots()?;
+        let look = |question: &Question, platform: &Platform| {
+            Ok(match roots.lookup(&question.name, platform)? {
+                Presence::Absent => (Local::Absent, None),
+                Presence::Incomplete(_) => (Local::Incomplete, None),
+                Presence::Complete(manifest) => {
+                    let image = BuiltImage { manifest, attestations: Vec::new() };
+                    (Local::Complete(image.manifest.digest), Some(image))
+                }
+            })
+        };
+        questions.iter().map(|question| question.platforms.iter().map(|platform| look(question, platform)).collect()).collect()
+    });
+    match looked.await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn answer(question: &Question, locals: Vec<LocalImage>, asked: Asked) -> Answer {
+    let (remote, error, known) = match asked {
+        Asked::No => (None, None, Remote::NotAsked),
+        Asked::Yes(answer) => match *answer {
+            Ok(None) => (None, None, Remote::Absent),
+            Ok(Some(root)) => (Some(root), None, Remote::Incomplete),
+            Err(error) => {
+                let class = error.class();
+                (None, Some(error), Remote::Unknown(class))
+            }
+        },
+    };
+    let units = question.platforms.iter().zip(locals).map(|(platform, (local, image))| {
+        let found = remote.as_ref().and_then(|root| root.image(platform));
+        let known = found.as_ref().map_or(known, |image| Remote::Complete(image.manifest.digest));
+        UnitFacts { facts: Facts { local, remote: known, source: question.source }, local: image, remote: found }
+    });
+    Answer { units: units.collect(), remote, error }
+}
