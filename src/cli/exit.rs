@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use crate::builder::BuildError;
 use crate::content::ErrorClass;
+use crate::engine::event::CancelReason;
+use crate::engine::plan::Refusal;
+use crate::engine::publish::PublishError;
+use crate::engine::{RunSummary, UnitError};
 
 /// How the program ends. Ordered from best to worst: of several, the worst decides.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -87,6 +91,47 @@ impl Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
+    }
+}
+
+/// Returns the code of a unit's error.
+pub fn of_unit(error: &UnitError) -> Exit {
+    match error {
+        UnitError::Refused { refusal, .. } => match refusal {
+            Refusal::Dirty | Refusal::BuildForbidden => Exit::Refused,
+            Refusal::RegistryUnknown(class) => Exit::of_class(*class),
+        },
+        UnitError::Mistakes(_) | UnitError::Dockerfile(_) | UnitError::Cycle { .. } => Exit::Usage,
+        UnitError::Base(error) => match error.class() {
+            // A base image that is nowhere is the Dockerfile's mistake.
+            ErrorClass::Permanent => Exit::BuildFailed,
+            class => Exit::of_class(class),
+        },
+        UnitError::Build(error) => Exit::of_build(error),
+        UnitError::Transfer(error) => Exit::of_class(error.class()),
+        UnitError::Store(error) => super::error::of_store(error),
+        UnitError::Publish(error) => of_publish(error),
+        UnitError::Cancelled => Exit::Interrupted,
+    }
+}
+
+/// Returns the code of a failed push.
+pub fn of_publish(error: &PublishError) -> Exit {
+    match error {
+        PublishError::Dirty | PublishError::Missing { .. } => Exit::Refused,
+        error => Exit::of_class(error.class()),
+    }
+}
+
+/// Returns the code of a run: why it was ended early, else the worst of its failures.
+pub fn of_run(summary: &RunSummary) -> Exit {
+    match summary.cancelled {
+        Some(CancelReason::Interrupt) => Exit::Interrupted,
+        Some(CancelReason::Terminate) => Exit::Terminated,
+        Some(CancelReason::Timeout) => Exit::TimeLimit,
+        Some(CancelReason::FailFast) | None => {
+            summary.failures.iter().map(|failure| of_unit(&failure.error)).max().unwrap_or(Exit::Done)
+        }
     }
 }
 

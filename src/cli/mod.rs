@@ -2,5 +2,73 @@
 
 pub mod args;
 pub mod argv;
+pub mod commands;
+pub mod error;
 pub mod exit;
+pub mod output;
+mod packages;
+mod registries;
 pub mod settings;
+
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::CommandLine;
+use argv::normalised;
+use commands::Context;
+use error::Failure;
+use exit::Exit;
+use output::Output;
+use settings::{Settings, Surroundings};
+
+/// Does what the words say and returns how the program ends.
+pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let (called, words) = normalised(words.into_iter().collect());
+    let line = match CommandLine::try_parse_from(words) {
+        Ok(line) => line,
+        Err(error) => {
+            // Help goes to standard output and is no mistake.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    match carry_out(line, called) {
+        Ok(exit) => exit.into(),
+        // Who closed the pipe has seen enough.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done.into(),
+        Err(failure) => {
+            failure.print(&mut io::stderr().lock());
+            failure.exit().into()
+        }
+    }
+}
+
+fn carry_out(line: CommandLine, called: argv::CalledAs) -> Result<Exit, Failure> {
+    let around = Surroundings::of_process(called).map_err(|source| Failure::File {
+        action: "find",
+        path: "the current directory".into(),
+        source,
+    })?;
+    let settings = Settings::resolve(&line.global, &around)?;
+    let mut context = Context { settings, out: Output::new(Box::new(BufWriter::new(io::stdout()))) };
+    let exit = commands::run(line, &mut context)?;
+    context.out.flush()?;
+    Ok(exit)
+}
+
+impl Context {
+    /// Says something to the user beside the results, unless they want results only.
+    fn say(&mut self, line: &str) -> io::Result<()> {
+        if self.settings.quiet { Ok(()) } else { self.notice(line) }
+    }
+
+    /// Writes a line to standard error.
+    fn notice(&mut self, line: &str) -> io::Result<()> {
+        // What was printed before is read before.
+        self.out.flush()?;
+        writeln!(io::stderr().lock(), "{line}")
+    }
+}

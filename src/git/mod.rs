@@ -159,4 +159,4 @@ impl Repositories {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

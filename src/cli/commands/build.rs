@@ -1,0 +1,307 @@
+//! `build` and `push`: from packages to indexes in the cache, and from there to the registry.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Context;
+use crate::builder::embedded::EmbeddedBuilder;
+use crate::builder::embedded::sandbox::Sandbox;
+use crate::cli::args::{AbsentArgs, BuildArgs, OnRegistryError, PlatformArgs, PolicyArgs, Selection};
+use crate::cli::argv::CalledAs;
+use crate::cli::error::Failure;
+use crate::cli::exit::Exit;
+use crate::cli::packages::{Selected, key_values};
+use crate::cli::registries::registry;
+use crate::cli::settings::Settings;
+use crate::engine::dispatch::{Limits, OnFailure, Outside, listen};
+use crate::engine::plan::{Build, OnUnknown, Policy, Publish, RemoteUse};
+use crate::engine::publish::{ArchitectureTags, Existing};
+use crate::engine::{Engine, Job, Options, Plan, RunSummary, mistakes, plan};
+use crate::oci::Platform;
+use crate::package::Package;
+use crate::registry::Registry;
+use crate::report::reporter;
+use crate::store::Store;
+use crate::sys::fs::write_atomic;
+use crate::time::{Clock, SystemClock};
+
+/// Packages, ready to be planned.
+pub(super) struct Prepared {
+    /// The packages.
+    pub(super) jobs: Vec<Job>,
+    /// The registries.
+    pub(super) registry: Registry,
+    /// How many units are worked on at once.
+    pub(super) at_once: usize,
+}
+
+pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Result<Exit, Failure> {
+    args.push |= push;
+    refuse_absent(&args.absent, &context.settings)?;
+    if !args.release.is_empty() && !args.push {
+        // linuxkit says nothing and pushes nothing, and its scripts count on that.
+        if context.settings.called == CalledAs::Pkgbuild {
+            let hint = Some("add --push, or use `pkgbuild push --release …`".to_owned());
+            return Err(Failure::Usage { message: "--release names what is pushed, and nothing is".to_owned(), hint });
+        }
+        args.release.clear();
+    }
+    let prepared = prepare(&args.selection, &args.platforms, context)?;
+    let publish = match (args.push, args.release.is_empty()) {
+        (false, _) => Publish::No,
+        (true, true) => Publish::Push,
+        (true, false) => Publish::Release(args.release.clone()),
+    };
+    let policy = policy(&args.policy, publish, &context.settings);
+    if args.dry_run {
+        let store = Store::open_existing(&context.settings.cache)?;
+        let plan = super::block_on(planned(&prepared, store.as_ref(), &policy))?;
+        super::plan::show(&prepared, &plan, false, context)?;
+        return Ok(Exit::Done);
+    }
+    let options = options(&args, policy, &prepared, &context.settings)?;
+    let summary = super::block_on(carry_out(prepared, options, context))?;
+    report(&args, &summary, context)
+}
+
+async fn planned(prepared: &Prepared, store: Option<&Store>, policy: &Policy) -> Result<Plan, Failure> {
+    let plan = plan(store, &prepared.registry, &prepared.jobs, policy).await?;
+    let mistakes = mistakes(&prepared.jobs, &plan);
+    if mistakes.0.is_empty() { Ok(plan) } else { Err(mistakes.into()) }
+}
+
+async fn carry_out(prepared: Prepared, options: Options, context: &Context) -> Result<RunSummary, Failure> {
+    let clock = SystemClock;
+    let started = clock.now();
+    let interrupts = listen().map_err(Failure::Runtime)?;
+    let store = Store::open(&context.settings.cache)?;
+    let plan = planned(&prepared, Some(&store), &options.policy).await?;
+    let builder = EmbeddedBuilder::open(store.clone(), Sandbox::of_this_program(), prepared.at_once)?;
+    let engine = Engine { store, registry: prepared.registry, builder: Arc::new(builder) };
+    let sink = reporter(context.settings.look, Box::new(std::io::stderr()));
+    let mut outside = Outside { clock: &clock, started, sink: &*sink, interrupts };
+    Ok(engine.run(prepared.jobs, plan, options, &mut outside).await)
+}
+
+/// Prints references, writes the files that were asked for, then the failures: they come last.
+fn report(args: &BuildArgs, summary: &RunSummary, context: &mut Context) -> Result<Exit, Failure> {
+    let mut refs = String::new();
+    for package in &summary.packages {
+        let reference = match package.digest {
+            Some(digest) => format!("{}@{digest}", package.short),
+            None => package.short.clone(),
+        };
+        context.out.line(&reference)?;
+        refs.push_str(&format!(
+            "{}\n",
+            package.digest.map_or_else(|| package.reference.to_string(), |digest| format!("{}@{digest}", package.reference))
+        ));
+    }
+    if let Some(path) = &args.image_refs {
+        write(&context.settings.path(path), refs.as_bytes())?;
+    }
+    if let (Some(path), [package]) = (&args.iidfile, &summary.packages[..])
+        && let Some(digest) = package.digest
+    {
+        write(&context.settings.path(path), digest.to_string().as_bytes())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        let mut bytes = serde_json::to_vec_pretty(&metadata(summary)).expect("texts and maps with text keys");
+        bytes.push(b'\n');
+        write(&context.settings.path(path), &bytes)?;
+    }
+    context.out.flush()?;
+    crate::cli::error::print_run(summary, &mut std::io::stderr().lock());
+    Ok(crate::cli::exit::of_run(summary))
+}
+
+#[derive(Serialize)]
+struct Metadata {
+    #[serde(rename = "image.name")]
+    name: String,
+    #[serde(rename = "containerimage.digest", skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    #[serde(rename = "pkgbuild.platforms")]
+    platforms: BTreeMap<String, PlatformMetadata>,
+    #[serde(rename = "pkgbuild.pushed")]
+    pushed: bool,
+}
+
+#[derive(Serialize)]
+struct PlatformMetadata {
+    digest: String,
+    outcome: &'static str,
+}
+
+fn metadata(summary: &RunSummary) -> BTreeMap<String, Metadata> {
+    let one = |package: &crate::engine::PackageResult| Metadata {
+        name: package.reference.to_string(),
+        digest: package.digest.map(|digest| digest.to_string()),
+        platforms: package
+            .platforms
+            .iter()
+            .map(|(platform, digest, outcome)| (platform.to_string(), PlatformMetadata { digest: digest.to_string(), outcome }))
+            .collect(),
+        pushed: package.pushed,
+    };
+    summary.packages.iter().map(|package| (package.package.clone(), one(package))).collect()
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    write_atomic(path, bytes, 0o644).map_err(|source| Failure::File { action: "write", path: path.to_owned(), source })
+}
+
+/// Reads what the command line means and computes tags and arguments; asks no registry.
+pub(super) fn prepare(selection: &Selection, platforms: &PlatformArgs, context: &Context) -> Result<Prepared, Failure> {
+    let settings = &context.settings;
+    if let Some(commit) = selection.overrides.hash_commit.as_ref().filter(|commit| *commit != "HEAD") {
+        let message = format!("cannot build from commit `{commit}`: what is built is what is checked out");
+        return Err(Failure::Usage {
+            message,
+            hint: Some("check the commit out, for example with `git worktree add`".to_owned()),
+        });
+    }
+    let mut selected = Selected::load(selection, settings)?;
+    let tags = selected.package_tags()?;
+    let args = selected.arguments(&tags)?;
+    let registry = registry(settings, Some(selected.workspace.settings()))?;
+    let names = names(&selected.packages);
+    let needs: Vec<Vec<usize>> = selected.packages.iter().map(|package| needs(package, &selected.packages)).collect();
+    let mut jobs: Vec<Job> = Vec::new();
+    for ((((package, tag), args), name), needs) in selected.packages.into_iter().zip(tags).zip(args).zip(names).zip(needs) {
+        let platforms = chosen(&package, platforms, settings.called);
+        jobs.push(Job { name, package, tag, args, platforms, needs });
+    }
+    refuse_twice(&jobs)?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let at_once = settings.jobs.or(selected.workspace.settings().jobs).unwrap_or(processors);
+    Ok(Prepared { jobs, registry, at_once })
+}
+
+/// Two packages with one name would overwrite each other, and which one wins would depend on luck.
+fn refuse_twice(jobs: &[Job]) -> Result<(), Failure> {
+    let mut seen: BTreeMap<&str, &Job> = BTreeMap::new();
+    for job in jobs {
+        if let Some(other) = seen.insert(&job.tag.full, job)
+            && other.package.directory != job.package.directory
+        {
+            let (one, two) = (other.package.shown.display(), job.package.shown.display());
+            return Err(Failure::usage(format!("`{one}` and `{two}` are both called `{}`", job.tag.short)));
+        }
+    }
+    Ok(())
+}
+
+/// Returns a name for each package: its image's, and where two share that, its directory.
+fn names(packages: &[Package]) -> Vec<String> {
+    let count = |image: &str| packages.iter().filter(|package| package.settings.image == image).count();
+    let name = |package: &Package| match count(&package.settings.image) {
+        1 => package.settings.image.clone(),
+        _ => package.shown.display().to_string(),
+    };
+    packages.iter().map(name).collect()
+}
+
+/// Returns the positions of the packages that `depends.packages` of `package` names.
+fn needs(package: &Package, packages: &[Package]) -> Vec<usize> {
+    let named = &package.settings.depends.packages;
+    let is_meant = |other: &Package, name: &str| {
+        other.settings.image == name || other.name() == name || other.directory == package.directory.join(name)
+    };
+    let positions = packages.iter().enumerate().filter(|(_, other)| named.iter().any(|needed| is_meant(other, &needed.name)));
+    positions.map(|(at, _)| at).collect()
+}
+
+/// Returns the platforms to build `package` for. linuxkit builds for whatever is asked; we leave out what a package is not
+/// for, so that one list serves a whole workspace.
+fn chosen(package: &Package, args: &PlatformArgs, called: CalledAs) -> Vec<Platform> {
+    let own = package.platforms();
+    if !args.platforms.is_empty() {
+        let mut platforms = Vec::new();
+        for platform in &args.platforms {
+            let wanted = own.contains(platform) || (called == CalledAs::Linuxkit && !own.is_empty());
+            if wanted && !platforms.contains(platform) {
+                platforms.push(platform.clone());
+            }
+        }
+        return platforms;
+    }
+    own.iter().filter(|platform| !args.skip_platforms.contains(platform)).cloned().collect()
+}
+
+/// Returns what the flags say about building and pulling.
+pub(super) fn policy(args: &PolicyArgs, publish: Publish, settings: &Settings) -> Policy {
+    Policy {
+        build: match (args.force, args.nobuild) {
+            (true, _) => Build::Always,
+            (_, true) => Build::Never,
+            _ => Build::IfMissing,
+        },
+        remote: match (settings.offline, args.pull) {
+            (true, _) => RemoteUse::Ignore,
+            (_, true) => RemoteUse::Fetch,
+            _ => RemoteUse::Trust,
+        },
+        on_unknown: match args.on_registry_error {
+            OnRegistryError::Refuse => OnUnknown::Refuse,
+            OnRegistryError::Build => OnUnknown::Build,
+        },
+        publish,
+    }
+}
+
+fn options(args: &BuildArgs, policy: Policy, prepared: &Prepared, settings: &Settings) -> Result<Options, Failure> {
+    let on_failure = match (args.keep_going, args.fail_fast) {
+        (true, _) => OnFailure::KeepGoing,
+        (_, true) => OnFailure::Cancel,
+        _ => OnFailure::Finish,
+    };
+    Ok(Options {
+        policy,
+        limits: Limits { jobs: prepared.at_once, on_failure, timeout: args.timeout },
+        step_cache: !args.no_cache,
+        cached_bases: !args.policy.ignore_cached,
+        source_date: settings.source_date,
+        labels: key_values(&args.label, "--label")?.into_iter().collect(),
+        annotations: key_values(&args.annotation, "--annotation")?.into_iter().collect(),
+        architecture_tags: if args.manifest { ArchitectureTags::Written } else { ArchitectureTags::Left },
+        existing: if args.move_release { Existing::Moves } else { Existing::Stays },
+    })
+}
+
+/// Refuses, by name, what other tools have and this program does not.
+fn refuse_absent(args: &AbsentArgs, settings: &Settings) -> Result<(), Failure> {
+    let builders =
+        args.builders.iter().cloned().chain(settings.builders.iter().flat_map(|all| all.split(',').map(str::to_owned)));
+    let other_builder = |text: &String| text.split_once('=').is_none_or(|(_, endpoint)| endpoint != "embedded");
+    if let Some(other) = builders.into_iter().find(other_builder) {
+        let message = format!("builder `{other}` cannot be used: this version builds with `embedded` only");
+        return Err(Failure::Usage { message, hint: Some("leave --builders and LINUXKIT_BUILDERS out".to_owned()) });
+    }
+    let said = |text: &Option<String>| text.as_ref().is_some_and(|text| text != "false");
+    let absent = [
+        (
+            args.docker,
+            "--docker: images cannot be loaded into an engine; `cache export --format docker` writes a file for `docker load`",
+        ),
+        (said(&args.sbom_scanner), "--sbom-scanner: no bill of materials can be made"),
+        (said(&args.provenance), "--provenance: no provenance can be attested"),
+        (!args.secret.is_empty(), "--secret: RUN steps can be given no secrets"),
+        (!args.ssh.is_empty(), "--ssh: RUN steps can be given no SSH agent"),
+        (args.builder_config.is_some(), "--builder-config: the embedded builder is no BuildKit container"),
+        (args.builder_image.is_some(), "--builder-image: the embedded builder is no BuildKit container"),
+        (args.builder_name.is_some(), "--builder-name: the embedded builder is no BuildKit container"),
+        (args.builder_restart, "--builder-restart: the embedded builder is no BuildKit container"),
+        (
+            !args.registry_creds.is_empty(),
+            "--registry-creds: every process can read a command line; use --registry-creds-file or a credential helper",
+        ),
+    ];
+    match absent.into_iter().find(|(given, _)| *given) {
+        Some((_, what)) => Err(Failure::usage(format!("this version does not have {what}"))),
+        None => Ok(()),
+    }
+}

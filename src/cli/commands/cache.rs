@@ -1,0 +1,126 @@
+//! `cache`: the local images.
+
+use serde::Serialize;
+
+use super::Context;
+use crate::cli::args::CacheCommand;
+use crate::cli::argv::CalledAs;
+use crate::cli::error::Failure;
+use crate::cli::exit::Exit;
+use crate::oci::Reference;
+use crate::report::size;
+use crate::store::{GRACE, Root, Roots, Store};
+
+pub(super) fn run(command: CacheCommand, context: &mut Context) -> Result<Exit, Failure> {
+    match command {
+        CacheCommand::Ls { json } => list(json, context),
+        CacheCommand::Rm { images, published_only: _ } => remove(&images, context),
+        CacheCommand::Clean { published_only: _ } => clean(context),
+        CacheCommand::Gc { dry_run: _ } => collect(context),
+        _ => Ok(Exit::Done),
+    }
+}
+
+/// An image of the cache, as `cache ls --json` shows it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Image<'a> {
+    name: &'a str,
+    digest: String,
+    media_type: &'a str,
+    size: u64,
+}
+
+fn list(json: bool, context: &mut Context) -> Result<Exit, Failure> {
+    #[derive(Serialize)]
+    struct Images<'a> {
+        images: Vec<Image<'a>>,
+    }
+    let roots = match open_existing(context)? {
+        Some(store) => store.roots()?.into_iter().collect(),
+        None => Vec::new(),
+    };
+    if json {
+        let image = |root: &Root| {
+            let digest = root.descriptor.digest.to_string();
+            (root.name.clone(), digest, root.descriptor.media_type.clone(), root.descriptor.size)
+        };
+        let images: Vec<_> = roots.iter().map(image).collect();
+        let images = images
+            .iter()
+            .map(|(name, digest, media_type, size)| Image { name, digest: digest.clone(), media_type, size: *size })
+            .collect();
+        context.out.json("cache-ls", &Images { images })?;
+        return Ok(Exit::Done);
+    }
+    // linuxkit's columns: scripts cut these lines.
+    let mut lines = vec![format!("{:<80} {}", "image name", "root manifest hash")];
+    lines.extend(roots.iter().map(|root| format!("{:<80} {}", root.name, root.descriptor.digest)));
+    for line in lines {
+        match context.settings.called {
+            // linuxkit logs the list; scripts read it from standard error.
+            CalledAs::Linuxkit => context.notice(&line)?,
+            CalledAs::Pkgbuild => context.out.line(line)?,
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn remove(images: &[String], context: &mut Context) -> Result<Exit, Failure> {
+    let store = open(context)?;
+    let roots = store.roots()?;
+    let names = images.iter().map(|image| known_name(&roots, image)).collect::<Result<Vec<_>, _>>()?;
+    let (removed, collected) = store.remove(&names, GRACE)?;
+    for name in removed {
+        context.out.line(name)?;
+    }
+    context.say(&format!("deleted {} blobs, {}", collected.blobs, size(collected.bytes)))?;
+    if collected.kept > 0 {
+        context.say(&format!(
+            "{} more in {} blobs are too young to be deleted; `cache gc` will",
+            size(collected.kept_bytes),
+            collected.kept
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn clean(context: &mut Context) -> Result<Exit, Failure> {
+    let Some(store) = open_existing(context)? else { return Ok(Exit::Done) };
+    let cleaned = store.clean()?;
+    context.say(&format!("deleted {} names and {} blobs, {}", cleaned.names, cleaned.blobs, size(cleaned.bytes)))?;
+    for left in cleaned.left {
+        context.say(&format!("left `{}`, which is nothing of a cache", left.display()))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn collect(context: &mut Context) -> Result<Exit, Failure> {
+    let Some(store) = open_existing(context)? else { return Ok(Exit::Done) };
+    let collected = store.collect(GRACE)?;
+    context.say(&format!("deleted {} blobs, {}", collected.blobs, size(collected.bytes)))?;
+    Ok(Exit::Done)
+}
+
+/// Opens the cache, making it when there is none.
+pub(super) fn open(context: &Context) -> Result<Store, Failure> {
+    Ok(Store::open(&context.settings.cache)?)
+}
+
+/// Opens the cache if there is one: looking at a cache makes none.
+pub(super) fn open_existing(context: &Context) -> Result<Option<Store>, Failure> {
+    Ok(Store::open_existing(&context.settings.cache)?)
+}
+
+/// Returns the full name that `image` means in the cache: as it is, or expanded by Docker's rules.
+pub(super) fn known_name(roots: &Roots, image: &str) -> Result<String, Failure> {
+    if roots.get(image).is_some() {
+        return Ok(image.to_owned());
+    }
+    let name = match image.parse::<Reference>() {
+        Ok(reference) => Store::name_of(&reference),
+        Err(_) => image.to_owned(),
+    };
+    roots.require(&name)?;
+    Ok(name)
+}

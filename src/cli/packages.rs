@@ -1,0 +1,129 @@
+//! From package arguments and overrides to packages with their tags and arguments.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::args::{Overrides, Selection};
+use super::error::Failure;
+use super::settings::Settings;
+use crate::git::Repositories;
+use crate::package::{
+    ArgFile, Args, Package, PackageError, PackageOverrides, PackageTag, TagOverrides, TagScheme, Workspace, WorkspaceOptions,
+    compute,
+};
+
+/// The workspace, and the packages of it that a command line means.
+pub(super) struct Selected {
+    /// The workspace.
+    pub(super) workspace: Workspace,
+    /// The packages, in the order of the command line.
+    pub(super) packages: Vec<Package>,
+    /// What is said about hashes.
+    pub(super) tags: TagOverrides,
+    /// Every repository that was asked so far.
+    pub(super) repositories: Repositories,
+    arguments: Vec<(String, String)>,
+    argument_files: Vec<ArgFile>,
+}
+
+impl Selected {
+    /// Reads the workspace and the packages that `selection` means.
+    ///
+    /// # Errors
+    /// Every mistake in their files.
+    pub(super) fn load(selection: &Selection, settings: &Settings) -> Result<Self, Failure> {
+        let overrides = &selection.overrides;
+        let dev = match (overrides.dev, &settings.user) {
+            (false, _) => None,
+            (true, Some(user)) => Some(user.clone()),
+            (true, None) => return Err(Failure::usage("--dev needs a user, and neither USER nor LOGNAME is set")),
+        };
+        let mut options = WorkspaceOptions::new(&settings.directory);
+        options.config.clone_from(&settings.config);
+        if let Some(name) = &overrides.build_yml {
+            options.build_yml = PathBuf::from(name);
+        }
+        options.overrides = PackageOverrides {
+            org: overrides.org.clone().or_else(|| settings.organisation.clone()),
+            dev,
+            tag: overrides.tag.clone(),
+            network: switch(overrides.network, overrides.nonetwork),
+            disable_cache: switch(overrides.disable_cache, overrides.enable_cache),
+            dockerfile: overrides.dockerfile.clone(),
+        };
+        let workspace = Workspace::load(options)?;
+        if workspace.settings().tag_scheme == TagScheme::Complete {
+            let message = "this version has no `tag-scheme: complete`";
+            let hint = Some("leave the key out of the workspace file for linuxkit's scheme".to_owned());
+            return Err(Failure::Usage { message: message.to_owned(), hint });
+        }
+        let packages = workspace.select(&selection.packages)?;
+        Ok(Self {
+            workspace,
+            packages,
+            tags: tag_overrides(overrides, settings),
+            repositories: Repositories::new(),
+            arguments: key_values(&overrides.build_arg, "--build-arg")?,
+            argument_files: overrides.build_arg_file.iter().map(|file| argument_file(file, settings)).collect(),
+        })
+    }
+
+    /// Returns the tag of each package, in their order.
+    ///
+    /// # Errors
+    /// The first package that has none.
+    pub(super) fn package_tags(&mut self) -> Result<Vec<PackageTag>, Failure> {
+        let (repositories, tags) = (&mut self.repositories, &self.tags);
+        Ok(self.packages.iter().map(|package| compute(package, repositories, tags)).collect::<Result<_, PackageError>>()?)
+    }
+
+    /// Returns the build arguments of each package, in their order.
+    ///
+    /// # Errors
+    /// Every argument that cannot be resolved.
+    pub(super) fn arguments(&mut self, tags: &[PackageTag]) -> Result<Vec<BTreeMap<String, String>>, Failure> {
+        let mut args = Args::read(&self.workspace, &self.argument_files)?;
+        let mut resolved = Vec::with_capacity(self.packages.len());
+        for (package, tag) in self.packages.iter().zip(tags) {
+            let mut own = args.resolve(package, tag, &mut self.repositories)?;
+            own.extend(self.arguments.iter().cloned());
+            resolved.push(own);
+        }
+        Ok(resolved)
+    }
+}
+
+/// Returns what two opposite flags say; the parser allows only one of them.
+fn switch(on: bool, off: bool) -> Option<bool> {
+    match (on, off) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
+    }
+}
+
+fn tag_overrides(overrides: &Overrides, settings: &Settings) -> TagOverrides {
+    TagOverrides {
+        hash: overrides.hash.clone(),
+        dev: overrides.dev,
+        hash_commit: overrides.hash_commit.clone().unwrap_or_else(|| TagOverrides::default().hash_commit),
+        hash_path: overrides.hash_path.as_ref().filter(|path| !path.as_os_str().is_empty()).map(|path| settings.path(path)),
+        force_dirty: overrides.force_dirty,
+    }
+}
+
+/// Splits `KEY=VALUE` texts of a flag.
+///
+/// # Errors
+/// The first that has no key.
+pub(super) fn key_values(texts: &[String], flag: &str) -> Result<Vec<(String, String)>, Failure> {
+    let split = |text: &String| match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(Failure::usage(format!("`{text}` of {flag} is not of the form KEY=VALUE"))),
+    };
+    texts.iter().map(split).collect()
+}
+
+fn argument_file(file: &Path, settings: &Settings) -> ArgFile {
+    ArgFile { path: settings.path(file), shown: file.to_owned() }
+}
