@@ -86,16 +86,9 @@ impl Dockerfile {
             return Err(Diagnostics(vec![Diagnostic::error(path, format!("the Dockerfile is larger than {LIMIT} bytes"))]));
         }
         let text = std::str::from_utf8(bytes).map_err(|error| not_text(path, bytes, error.valid_up_to()))?;
-        let mut mistakes = Vec::new();
-        let mut report = |span: Span, message: String, help: Option<String>| {
-            if mistakes.len() < TOLD {
-                let diagnostic = Diagnostic::error(path, message).at(span, text);
-                mistakes.push(Diagnostic { help, ..diagnostic });
-            }
-        };
-
+        let mut report = Report { path, text, mistakes: Vec::new() };
         let lexed = lines::lex(text);
-        lexed.mistakes.into_iter().for_each(|mistake| report(mistake.span, mistake.message, mistake.help));
+        lexed.mistakes.into_iter().for_each(|mistake| report.tell(mistake.span, mistake.message, mistake.help));
         let mut dockerfile = Self {
             path: path.to_owned(),
             text: text.to_owned(),
@@ -106,6 +99,9 @@ impl Dockerfile {
         };
         let mut any_from = false;
         for statement in &lexed.statements {
+            if report.is_full() {
+                break;
+            }
             any_from |= statement.word.eq_ignore_ascii_case("FROM");
             if let Some(line) = statement.blank_line
                 && dockerfile.warnings.0.len() < TOLD
@@ -114,7 +110,7 @@ impl Dockerfile {
                 dockerfile.warnings.0.push(warning.help("remove it, or start its line with `#`"));
             }
             match parse::statement(statement, dockerfile.directives.escape) {
-                Err(found) => found.into_iter().for_each(|(message, help)| report(statement.span, message, help)),
+                Err(found) => found.into_iter().for_each(|(message, help)| report.tell(statement.span, message, help)),
                 Ok(parse::Parsed::From(from)) => dockerfile.stages.push(StageSource { from, instructions: Vec::new() }),
                 Ok(parse::Parsed::Instruction(instruction)) => match dockerfile.stages.last_mut() {
                     Some(stage) => stage.instructions.push(instruction),
@@ -123,14 +119,15 @@ impl Dockerfile {
                     None if matches!(instruction.command, Command::Arg(_)) => dockerfile.arguments.push(instruction),
                     None => {
                         let message = format!("{} stands before the first FROM", instruction.command.name());
-                        report(instruction.span, message, Some("only ARG may stand there".to_owned()));
+                        report.tell(instruction.span, message, Some("only ARG may stand there".to_owned()));
                     }
                 },
             }
         }
+        let mut mistakes = report.mistakes;
         if lexed.statements.is_empty() {
             mistakes.push(Diagnostic::error(path, "the Dockerfile has no instructions"));
-        } else if !any_from {
+        } else if !any_from && mistakes.len() < TOLD {
             mistakes.push(Diagnostic::error(path, "the Dockerfile has no FROM, so there is nothing to build"));
         }
         if mistakes.is_empty() {
@@ -197,6 +194,26 @@ impl Dockerfile {
     pub fn unused_arguments<'a>(&self, given: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
         let declared = self.declared_arguments();
         given.into_iter().filter(|name| !declared.contains(name) && !scope::is_predefined(name)).collect()
+    }
+}
+
+/// The mistakes of a file as they are found.
+struct Report<'a> {
+    path: &'a Path,
+    text: &'a str,
+    mistakes: Vec<Diagnostic>,
+}
+
+impl Report<'_> {
+    fn tell(&mut self, span: Span, message: String, help: Option<String>) {
+        if !self.is_full() {
+            let diagnostic = Diagnostic::error(self.path, message).at(span, self.text);
+            self.mistakes.push(Diagnostic { help, ..diagnostic });
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.mistakes.len() >= TOLD
     }
 }
 

@@ -117,6 +117,8 @@ pub struct Stages {
     pub images: BTreeMap<ImageUse, Span>,
     /// The arguments that [`super::Scope::declare`] needs.
     pub globals: Globals,
+    /// What is worth saying and stops nothing.
+    pub warnings: Diagnostics,
 }
 
 impl Stages {
@@ -144,7 +146,8 @@ impl Stages {
                 }
             }
         }
-        Ok(Self { stages, images, globals: resolver.globals })
+        let warnings = Diagnostics(stages.iter().filter_map(|stage| resolver.missing_stage(stage)).collect());
+        Ok(Self { stages, images, globals: resolver.globals, warnings })
     }
 
     /// Returns the stage to build.
@@ -439,6 +442,19 @@ impl<'a> Resolver<'a> {
             }
         }
         None
+    }
+
+    /// A computed name that no stage has is an image by the rules, and hardly ever meant as one: often the Dockerfile has no
+    /// stage for this platform.
+    fn missing_stage(&self, stage: &Stage) -> Option<Diagnostic> {
+        let Input::Image(image) = &stage.base else { return None };
+        let name = &image.reference;
+        if !stage.from.base.contains('$') || name.contains(['/', ':', '@']) || self.names.is_empty() {
+            return None;
+        }
+        let message = format!("no stage is called `{name}`, so it is taken for an image");
+        let help = nearest(name, self.names.keys().map(String::as_str)).map(|near| format!("there is a stage `{near}`"));
+        Some(Diagnostic { help, ..self.dockerfile.warning(stage.from.span, message) })
     }
 
     fn check_reference(&self, span: Span, text: &str, mistakes: &mut Vec<Diagnostic>) {

@@ -159,4 +159,4 @@ impl Repositories {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -19,6 +19,8 @@ pub(super) struct Repository {
     native: Option<Native>,
     /// The root tree of each revision asked for.
     revisions: HashMap<String, ObjectId>,
+    /// `HEAD`'s commit, if there is one, once asked for.
+    head: Option<Option<Commit>>,
     /// The names below each tree, by the tree's id: a directory of a thousand packages is parsed once.
     trees: HashMap<ObjectId, Names>,
     status: Option<Status>,
@@ -53,7 +55,14 @@ impl Repository {
                 _ => return Err(error),
             },
         };
-        Ok(Some(Self { root: top.to_owned(), native, revisions: HashMap::new(), trees: HashMap::new(), status: None }))
+        Ok(Some(Self {
+            root: top.to_owned(),
+            native,
+            revisions: HashMap::new(),
+            head: None,
+            trees: HashMap::new(),
+            status: None,
+        }))
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -147,10 +156,13 @@ impl Repository {
     }
 
     pub(super) fn head(&mut self) -> Result<Option<Commit>, GitError> {
-        match &self.native {
-            Some(native) => native.head(),
-            None => command::head(&self.root),
+        if self.head.is_none() {
+            self.head = Some(match &self.native {
+                Some(native) => native.head()?,
+                None => command::head(&self.root)?,
+            });
         }
+        Ok(self.head.clone().expect("set above"))
     }
 
     pub(super) fn tags_at_head(&mut self) -> Result<Vec<String>, GitError> {

@@ -97,6 +97,11 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// Returns what the argument files hold, not expanded.
+    pub(super) fn of_files(&self) -> &[BuildArg] {
+        &self.from_files
+    }
+
     /// Returns all arguments of `package`, which is called `tag`.
     ///
     /// # Errors
@@ -138,12 +143,7 @@ impl<'a> Args<'a> {
         let mut expanded = Vec::new();
         for directory in packages_of(arg)? {
             let (name, short) = self.tag_of(&directory, repositories)?;
-            let stem = name.replace(['/', '-'], "_").to_uppercase();
-            let key = match meaning(&arg.value) {
-                Meaning::Packages(_) => arg.key.replace('%', &stem),
-                _ => arg.key.clone(),
-            };
-            expanded.push((key, short));
+            expanded.push((key_for(arg, &name), short));
         }
         Ok(expanded)
     }
@@ -153,11 +153,19 @@ impl<'a> Args<'a> {
         if let Some(known) = self.tags.get(directory) {
             return Ok(known.clone());
         }
-        let package = self.workspace.open_plain(directory).map_err(|mistakes| format!("\n{mistakes}"))?;
+        let package = self.workspace.open_plain(directory).map_err(|mistakes| mistakes.to_string())?;
         let tag = tag::compute(&package, repositories, &TagOverrides::default()).map_err(|error| chain(&error))?;
         let known = (package.name(), tag.short);
         self.tags.insert(directory.to_owned(), known.clone());
         Ok(known)
+    }
+}
+
+/// Returns the key of the argument that an entry makes for the package called `name`.
+pub(super) fn key_for(arg: &BuildArg, name: &str) -> String {
+    match meaning(&arg.value) {
+        Meaning::Packages(_) => arg.key.replace('%', &name.replace(['/', '-'], "_").to_uppercase()),
+        _ => arg.key.clone(),
     }
 }
 

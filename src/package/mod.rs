@@ -7,6 +7,7 @@ mod args;
 mod build_yml;
 mod config;
 mod error;
+mod graph;
 mod keys;
 mod path;
 pub mod schema;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 pub use args::{ArgFile, Args};
 pub use build_yml::{BuildArg, BuildYml, Depended, Depends, DockerImages, DockerImagesTarget, ExtraSource};
 pub use error::PackageError;
+pub use graph::{Dependency, Format, Graph, Via};
 pub use tag::{PackageTag, SourceState, TagOverrides, TagScheme, compute, go_package_version};
 pub use template::{Template, TemplateError};
 pub use workspace::{RegistrySettings, Settings, Workspace, WorkspaceOptions};
@@ -127,5 +129,7 @@ impl Package {
     }
 }
 
+#[cfg(test)]
+mod tag_tests;
 #[cfg(test)]
 mod tests;

@@ -285,3 +285,96 @@ fn what_overrides_build_yml_holds_for_every_package() {
     assert_eq!((package.name(), package.settings.tag.source()), ("us/a".into(), "{{.Hash}}-x"));
     assert!(with(PackageOverrides { tag: Some("{{.Foo}}".into()), ..Default::default() }).is_err());
 }
+
+/// Returns the keys that the example of build.yml names at its top level and below `depends`, commented out or not.
+fn keys_of_example(example: &str) -> Vec<&str> {
+    let lines = example.lines().map(|line| line.trim_start().trim_start_matches('#'));
+    lines.filter_map(|line| Some(line.split_once(':')?.0.trim())).filter(|key| !key.contains(' ')).collect()
+}
+
+#[test]
+fn the_example_shows_every_key_with_its_default() {
+    let example = include_str!("../../build.yml.example");
+    let shown = keys_of_example(example);
+    let mut wanted: Vec<&str> = keys::BUILD_YML.iter().map(|field| field.key).collect();
+    for field in keys::BUILD_YML {
+        let shape::Shape::Record(inner) = field.shape else { continue };
+        if field.key == "depends" {
+            wanted.extend(inner.iter().map(|field| field.key));
+            let images = inner.iter().find_map(|field| match field.shape {
+                shape::Shape::Record(images) => Some(images),
+                _ => None,
+            });
+            wanted.extend(images.expect("it has one").iter().map(|field| field.key));
+        }
+    }
+    for key in wanted {
+        assert!(shown.contains(&key), "`{key}` is not in build.yml.example");
+    }
+    // What the example gives as values are the defaults.
+    let (given, default) = (build_yml(example).expect("valid"), build_yml("image: example\n").expect("valid"));
+    assert_eq!(given, default);
+}
+
+/// Texts that both accept or both refuse.
+#[test]
+fn the_schemas_judge_as_the_parser_does() {
+    let build = jsonschema::validator_for(&schema::build_yml()).expect("a schema");
+    let workspace = jsonschema::validator_for(&schema::pkgbuild_yml()).expect("a schema");
+    let json = |text: &str| serde_saphyr::from_str::<serde_json::Value>(text).expect(text);
+    for (text, good) in [
+        (include_str!("../../build.yml.example"), true),
+        ("image: x", true),
+        ("image: 5", true),
+        ("image: x\nnetwork: true\narches: []\ntag: 1.5", true),
+        ("image: x\nnetwork: 'yes'\norg:\narches:\nconfig:\nlabels:\n", true),
+        ("image: x\nplatforms: [linux/arm/v6, arm64]", true),
+        ("image: x\nbuildArgs: ['A=b', 'C=']\nextra-sources: ['a:b']", true),
+        ("image: x\nconfig: {capabilities.add: [a], uid: 1, gid: a, runtime: {mounts: [{type: bind}]}, sysctl: {a: 1}}", true),
+        ("image: x\nconfig: {resources: {cpu: {shares: 5}, blockio: {weight: 7}}, oomScoreAdj: -5}", true),
+        ("image: x\ndepends: {packages: [a], docker-images: }", true),
+        ("{}", false),
+        ("image: ''", false),
+        ("image:", false),
+        ("image: [x]", false),
+        ("image: x\nfoo: 1", false),
+        ("image: x\nsecrets: []", false),
+        ("image: x\nnetwork: maybe", false),
+        ("image: x\nnetwork: 1", false),
+        ("image: x\narches: amd64", false),
+        ("image: x\narches: [linux/amd64]", false),
+        ("image: x\narches: [amd64]\nplatforms: [amd64]", false),
+        ("image: x\nplatforms: [a/b/c/d]", false),
+        ("image: x\nbuildArgs: [A]", false),
+        ("image: x\nbuildArgs: ['=a']", false),
+        ("image: x\nextra-sources: ['a:b:c']", false),
+        ("image: x\nconfig: {oomScoreAdj: high}", false),
+        ("image: x\nconfig: {security_opt: [a]}", false),
+        ("image: x\nconfig: {devices: [{path: a, magic: 1}]}", false),
+        ("image: x\nconfig: {resources: {blockio: {weight: 70000}}}", false),
+        ("image: x\ndepends: {images: []}", false),
+        ("[]", false),
+    ] {
+        assert_eq!(build.is_valid(&json(text)), good, "the schema about {text}");
+        assert_eq!(build_yml(text).is_ok(), good, "the parser about {text}");
+    }
+    for (text, good) in [
+        ("{}", true),
+        ("packages: [a, 'b/*']\njobs: 4\ntag-scheme: complete", true),
+        ("defaults: {org: x, platforms: [arm64], config: {net: host}}", true),
+        ("builders: {linux/arm64: 'docker:ctx', amd64: [embedded, 'tcp://a:1']}", true),
+        ("registries: {docker.io: {mirror: 'https://m', ca: a.pem, insecure: true}, x: {mirror: ['http://a']}}", true),
+        ("tag-scheme: full", false),
+        ("jobs: 0", false),
+        ("jobs: many", false),
+        ("defaults: {image: x}", false),
+        ("defaults: {foo: x}", false),
+        ("package: [a]", false),
+        ("packages: a", false),
+        ("registries: {x: {mirror: m}}", false),
+        ("registries: {x: {mirrors: ['https://m']}}", false),
+    ] {
+        assert_eq!(workspace.is_valid(&json(text)), good, "the schema about {text}");
+        assert_eq!(Files::new(&[("pkgbuild.yml", text)]).workspace().is_ok(), good, "the parser about {text}");
+    }
+}

@@ -311,3 +311,17 @@ async fn steps_are_numbered_over_what_is_reachable() {
     );
     assert_eq!(built.events.iter().filter(|event| matches!(event, BuildEvent::StepFinished { .. })).count(), 3);
 }
+
+#[tokio::test]
+async fn a_long_chain_of_stages_needs_no_deep_stack() {
+    let mut test = Test::new();
+    test.write("f", b"x");
+    let mut text = "FROM scratch AS s0\nCOPY f /f\n".to_owned();
+    for stage in 1..300 {
+        text.push_str(&format!("FROM scratch AS s{stage}\nCOPY --from=s{} /f /f\n", stage - 1));
+    }
+    test.dockerfile(&text);
+    let built = test.build().await;
+    assert_eq!(test.file(&built, "f"), "x");
+    assert_eq!(test.build().await.cached(), 300);
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pkgbuild::builder::{BuildError, BuildEvent, Builder, Network};
+use pkgbuild::builder::{BuildError, BuildEvent, Builder, Network, Support};
 use pkgbuild::oci::Platform;
 
 use crate::fixture::Test;
@@ -191,6 +191,71 @@ async fn cancelling_kills_the_running_command() {
     let result = test.builder.build(&test.request, &on);
     assert!(matches!(result.await, Err(BuildError::Cancelled)));
     assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+/// Returns a static Linux program for AArch64 that prints `arm64` and ends with status 0.
+fn arm64_program() -> Vec<u8> {
+    const ENTRY: u64 = 0x40_0000 + 64 + 56;
+    let code: [u32; 8] = [
+        0xd280_0020, // mov x0, #1
+        0x1000_00e1, // adr x1, the text after the code
+        0xd280_00c2, // mov x2, #6
+        0xd280_0808, // mov x8, #64: write
+        0xd400_0001, // svc #0
+        0xd280_0000, // mov x0, #0
+        0xd280_0ba8, // mov x8, #93: exit
+        0xd400_0001, // svc #0
+    ];
+    let size: u64 = 64 + 56 + 32 + 6;
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    for half in [2u16, 183] {
+        file.extend(half.to_le_bytes());
+    }
+    file.extend(1u32.to_le_bytes());
+    for word in [ENTRY, 64, 0] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(0u32.to_le_bytes());
+    for half in [64u16, 56, 1, 64, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    // One loadable, executable segment: the whole file.
+    file.extend(1u32.to_le_bytes());
+    file.extend(5u32.to_le_bytes());
+    for word in [0, 0x40_0000, 0x40_0000, size, size, 0x1_0000] {
+        file.extend(word.to_le_bytes());
+    }
+    code.iter().for_each(|word| file.extend(word.to_le_bytes()));
+    file.extend(b"arm64\n");
+    file
+}
+
+#[tokio::test]
+async fn code_of_another_processor_runs_through_its_emulator() {
+    let mut test = Test::new();
+    test.write("prog", &arm64_program());
+    test.request.platform = Platform::linux("arm64");
+    test.dockerfile("FROM scratch\nCOPY --chmod=755 prog /prog\nRUN [\"/prog\"]\n");
+    assert_ne!(test.builder.support(&test.request.platform), Support::Unsupported, "run scripts/setup for qemu-user-static");
+    let built = test.build().await;
+    built.image();
+    assert_eq!(built.log(), "arm64\n");
+    assert_eq!(test.config(&built).platform, Platform::linux("arm64"));
+}
+
+#[tokio::test]
+async fn a_processor_nothing_can_emulate_is_refused_before_anything_runs() {
+    let mut test = Test::new();
+    test.write("f", b"");
+    test.request.platform = Platform::linux("wasm");
+    test.dockerfile("FROM scratch\nCOPY f /\nRUN [\"/x\"]\n");
+    let built = test.build().await;
+    assert!(matches!(built.result, Err(BuildError::Unsupported { .. })), "{}", built.error());
+    assert_eq!(built.ran(), [""; 0]);
+    // Without a command there is nothing to emulate.
+    test.dockerfile("FROM scratch\nCOPY f /\n");
+    test.build().await.image();
 }
 
 #[tokio::test]

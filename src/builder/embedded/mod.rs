@@ -26,6 +26,7 @@ mod solve;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
@@ -58,6 +59,20 @@ struct Machine {
     slots: Arc<Semaphore>,
     /// Bounds how many layers are packed at once.
     packers: Arc<Semaphore>,
+    /// Whether layers were written that may not be on disk yet.
+    wrote: AtomicBool,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Once for all builds of a run. Layers that were not flushed are not trusted after a restart of the machine, so a
+        // failure here costs time then and nothing else.
+        if *self.wrote.get_mut()
+            && let Err(error) = self.snapshots.sync()
+        {
+            tracing::warn!(%error, "the builder's layers could not be flushed to disk");
+        }
+    }
 }
 
 /// Why the builder cannot be opened.
@@ -93,6 +108,7 @@ impl EmbeddedBuilder {
                 mounts,
                 slots: Arc::new(Semaphore::new(jobs.max(1))),
                 packers: Arc::new(Semaphore::new(processors)),
+                wrote: AtomicBool::new(false),
             }),
         })
     }

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -221,6 +222,7 @@ pub(super) fn run(job: &Job, caches: CacheMounts) -> Result<Snapshot, StepError>
     if job.cancel.is_cancelled() {
         return Err(StepError::Build(BuildError::Cancelled));
     }
+    job.machine.wrote.store(true, Ordering::Relaxed);
     match &job.operation {
         Operation::Copy(operation) => copy_files(job, operation),
         Operation::MakeDirectory(operation) => make_directory(job, operation),

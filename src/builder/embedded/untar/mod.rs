@@ -9,7 +9,7 @@ mod reader;
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::rc::Rc;
 
 use crate::content::ErrorClass;
@@ -85,6 +85,9 @@ const BYTES_LIMIT: u64 = 1 << 40;
 const RATIO_FROM: u64 = 16 << 30;
 const RATIO_LIMIT: u64 = 500;
 
+/// Decompressing and hashing a header at a time would cost more than the header.
+const READ_AHEAD: usize = 128 << 10;
+
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Begins the names of what the AUFS file system kept for itself in layers.
@@ -100,7 +103,7 @@ pub(super) fn layer(draft: &mut Draft, blob: impl Read) -> Result<DiffId, UntarE
     let mut upper = Upper::new(draft)?;
     let members = Members { into: Vec::new(), owner: None, new_directory: Entry::directory(0o755, 0, 0, 0) };
     let mut unpacking = Unpacking::new(&mut upper, &members);
-    let mut reader = Reader::new(&mut stream);
+    let mut reader = Reader::new(BufReader::with_capacity(READ_AHEAD, &mut stream));
     while let Some(member) = reader.next()? {
         unpacking.layer_member(member, &mut reader)?;
         if unpacked.get() > RATIO_FROM && unpacked.get() / RATIO_LIMIT > consumed.get() {
@@ -122,7 +125,7 @@ pub(super) fn is_archive(mut file: &File) -> io::Result<bool> {
 
 /// Unpacks an archive that ADD names.
 pub(super) fn archive(upper: &mut Upper<'_>, file: &File, members: &Members) -> Result<(), UntarError> {
-    let mut reader = Reader::new(decompress::decompress(file)?);
+    let mut reader = Reader::new(BufReader::with_capacity(READ_AHEAD, decompress::decompress(file)?));
     let mut unpacking = Unpacking::new(upper, members);
     while let Some(member) = reader.next()? {
         unpacking.member(member, &mut reader)?;
