@@ -22,6 +22,8 @@ mod image;
 mod parallel;
 mod passwd;
 mod solve;
+#[cfg(test)]
+mod testing;
 
 use std::io;
 use std::path::PathBuf;

@@ -3,21 +3,15 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::super::testing::{Bench, assert_mounts_as_its_tree};
 use super::*;
 use crate::builder::{Context, ContextRoot};
 use crate::dockerfile::Ignore;
 
-/// A cache and a build context in a directory that goes away.
-struct Bench {
-    directory: tempfile::TempDir,
-    snapshots: Snapshots,
-}
-
 impl Bench {
-    fn new(files: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().expect("temp dir");
-        let snapshots = Snapshots::open(&directory.path().join("cache")).expect("opens");
-        let bench = Self { directory, snapshots };
+    /// A bench with a build context.
+    fn with(files: &[(&str, &str)]) -> Self {
+        let bench = Self::new();
         bench.fill("context", files);
         bench
     }
@@ -80,7 +74,7 @@ fn listing(snapshot: &Snapshot) -> String {
 
 #[test]
 fn sources_go_where_buildkit_puts_them() {
-    let bench = Bench::new(&[("f", "1"), ("g", "22"), ("d/x", "333"), ("d/sub/y", "4444"), ("e/", "")]);
+    let bench = Bench::with(&[("f", "1"), ("g", "22"), ("d/x", "333"), ("d/sub/y", "4444"), ("e/", "")]);
     let scratch = bench.snapshots.scratch();
     for (patterns, destination, expected) in [
         (&["f"][..], "/a", "a:1"),
@@ -107,7 +101,7 @@ fn sources_go_where_buildkit_puts_them() {
 
 #[test]
 fn layers_hold_what_the_tree_says() {
-    let bench = Bench::new(&[("f", "1"), ("d/x", "333"), ("d/l", "-> x")]);
+    let bench = Bench::with(&[("f", "1"), ("d/x", "333"), ("d/l", "-> x")]);
     let base = bench.copy(&bench.snapshots.scratch(), &["."], "/root").expect("copies");
     let path = base.layers[0].to_string();
     let fs = bench.directory.path().join("cache/pkgbuild/v1/layers").join(path).join("fs");
@@ -119,4 +113,220 @@ fn layers_hold_what_the_tree_says() {
     assert_eq!(loaded.tree, base.tree);
     let fresh = Snapshots::open(&bench.directory.path().join("cache")).expect("opens");
     assert_eq!(fresh.load(&base.layers).expect("loads").expect("there").tree, base.tree);
+}
+
+/// A base with the links that real images have.
+fn linked_base(bench: &Bench) -> Snapshot {
+    bench.sh(
+        "mkdir -p base/usr/bin base/data base/etc; cd base; ln -s usr/bin bin; ln -s /data/target dangling; ln -s ../../../etc up
+              ln -s loop loop; echo old > data/old; ln -s old data/link; echo x > etc/file; chmod 700 data; chown 7:8 data
+              mkdir -p data/sub; chmod 711 data/sub",
+    );
+    let draft = bench.snapshots.draft(&bench.snapshots.scratch()).expect("drafts");
+    bench.sh(&format!("cp -a base/. {}; touch -d @5 {0}/data", draft.upper.display()));
+    bench.snapshots.commit(draft).expect("commits")
+}
+
+#[test]
+fn links_in_the_destination_are_followed_inside_the_root() {
+    let bench = Bench::with(&[("f", "new"), ("d/old", "dir"), ("d/sub/x", "1"), ("d/link", "-> elsewhere")]);
+    let base = linked_base(&bench);
+    for (patterns, destination, path) in [
+        (&["f"][..], "/bin/", "usr/bin/f"),
+        (&["f"], "/bin/tool", "usr/bin/tool"),
+        (&["f"], "/dangling", "data/target"),
+        (&["f"], "/up/f", "etc/f"),
+        (&["f"], "/up/../../../f", "f"),
+        (&["f"], "/data/link", "data/old"),
+        (&["f"], "/bin/../x", "x"),
+        (&["d"], "/bin", "usr/bin/sub/x"),
+        (&["d"], "/data", "data/sub/x"),
+    ] {
+        let snapshot = bench.copy(&base, patterns, destination).expect(destination);
+        assert!(snapshot.tree.get(path.as_bytes()).is_some(), "COPY {patterns:?} {destination}: {}", listing(&snapshot));
+        assert_mounts_as_its_tree(&bench, &snapshot);
+    }
+    assert!(matches!(bench.copy(&base, &["f"], "/loop/f"), Err(CopyError::Loop(_))));
+}
+
+#[test]
+fn the_destination_keeps_its_metadata_and_directories_below_it_get_the_sources() {
+    let bench = Bench::with(&[("d/sub/x", "1"), ("d/link", "now a file")]);
+    bench.sh("chmod 750 context/d context/d/sub");
+    let base = linked_base(&bench);
+    let snapshot = bench.copy(&base, &["d"], "/data").expect("copies");
+    let of = |path: &str| snapshot.tree.get(path.as_bytes()).map(|entry| (entry.mode, entry.uid, entry.gid, entry.mtime));
+    assert_eq!(of("data"), Some((0o700, 7, 8, 5)));
+    assert_eq!(of("data/sub"), Some((0o750, 0, 0, 1000)));
+    assert_eq!(of("data/link"), Some((0o644, 0, 0, 1000)), "a link below the destination is replaced, not followed");
+    assert!(snapshot.tree.get(b"data/old").is_some());
+    let changes = bench.snapshots.changes(&snapshot.layers[1]).expect("reads").expect("there");
+    let changed: Vec<String> = changes.iter().map(|(path, _)| String::from_utf8_lossy(path).into_owned()).collect();
+    assert_eq!(changed, ["data", "data/link", "data/sub", "data/sub/x"]);
+}
+
+#[test]
+fn directories_and_other_things_do_not_replace_each_other() {
+    let bench = Bench::with(&[("old", "file"), ("d/old/x", "1"), ("e/sub", "file"), ("f", "")]);
+    let base = linked_base(&bench);
+    let fails = |patterns: &[&str], destination: &str| bench.copy(&base, patterns, destination).expect_err(destination);
+    assert!(matches!(fails(&["d"], "/data"), CopyError::IntoFile { .. }));
+    assert!(matches!(fails(&["e"], "/data"), CopyError::OverDirectory { .. }));
+    assert!(matches!(fails(&["d"], "/etc/file"), CopyError::NotADirectory { .. } | CopyError::IntoFile { .. }));
+    assert!(matches!(fails(&["f"], "/etc/file/f"), CopyError::NotADirectory { .. }));
+    assert!(matches!(fails(&["f"], "/etc/file/"), CopyError::NotADirectory { .. }));
+    let missing = fails(&["none"], "/");
+    assert_eq!(missing.to_string(), "`/none` is not there to be copied");
+    assert_eq!(fs_err::read_dir(bench.path("cache/pkgbuild/v1/drafts")).expect("reads").count(), 0, "no draft is left");
+}
+
+#[test]
+fn owner_and_mode_apply_to_what_is_copied_and_to_directories_made_on_the_way() {
+    let bench = Bench::with(&[("d/x", "1"), ("d/s/y", "2"), ("d/l", "-> x")]);
+    bench.sh("chmod 755 context/d/s; chmod 644 context/d/x context/d/s/y");
+    let context = bench.context();
+    let run = |mode: Option<&str>| {
+        let mut step = Bench::step(CopySource::Context(&context), &["d"], "/a/b/");
+        step.owner = Some((11, 12));
+        step.mode = mode.map(|mode| ModeChange::parse(mode).expect("mode"));
+        let snapshot = bench.run(&bench.snapshots.scratch(), &step).expect("copies");
+        let entries = snapshot.tree.range(b"").skip(1);
+        entries
+            .map(|(path, entry)| {
+                format!("{} {:o} {}:{} {}", String::from_utf8_lossy(&path), entry.mode, entry.uid, entry.gid, entry.mtime)
+            })
+            .collect::<Vec<_>>()
+    };
+    let all = |modes: [&str; 6]| {
+        let paths = ["a", "a/b", "a/b/l", "a/b/s", "a/b/s/y", "a/b/x"];
+        paths.iter().zip(modes).map(|(path, mode)| format!("{path} {mode} 11:12 1000")).collect::<Vec<_>>()
+    };
+    assert_eq!(run(None), all(["755", "755", "777", "755", "644", "644"]));
+    assert_eq!(run(Some("700")), all(["700", "700", "777", "700", "700", "700"]));
+    assert_eq!(run(Some("go=,u+X")), all(["755", "755", "777", "700", "600", "600"]));
+}
+
+#[test]
+fn a_stage_is_copied_with_owners_times_and_hard_links_and_shares_its_data() {
+    let bench = Bench::new();
+    let draft = bench.snapshots.draft(&bench.snapshots.scratch()).expect("drafts");
+    bench.sh(&format!(
+        "cd {}; mkdir -p out/d; echo data > out/a; chown 5:6 out/a; ln out/a out/b; echo one > out/d/one; touch -d @77 out/d/one
+         ln -s out/d way; mkfifo out/p",
+        draft.upper.display()
+    ));
+    let stage = bench.snapshots.commit(draft).expect("commits");
+    let source = CopySource::Snapshot(&bench.snapshots, &stage);
+    let copied = bench.run(&bench.snapshots.scratch(), &Bench::step(source, &["/out"], "/")).expect("copies");
+    assert_eq!(listing(&copied), "a:5 b:5 d/ d/one:4 p");
+    let entry = copied.tree.get(b"a").expect("there");
+    assert_eq!((entry.uid, entry.gid), (5, 6));
+    assert_eq!(copied.tree.get(b"d/one").expect("there").mtime, 77);
+    let inode =
+        |layer: &super::super::tree::LayerId, path: &str| fs_err::metadata(bench.layer(layer).join(path)).expect("stats").ino();
+    assert_eq!(inode(&copied.layers[0], "a"), inode(&copied.layers[0], "b"), "hard links stay");
+    assert_eq!(inode(&copied.layers[0], "d/one"), inode(&stage.layers[0], "out/d/one"), "no data was copied");
+    assert_mounts_as_its_tree(&bench, &copied);
+
+    // One file of the stage under two names in one layer is two files.
+    let twice = bench
+        .run(&bench.snapshots.scratch(), &Bench::step(source, &["/out/d", "/way/one", "/out/d"], "/x/y/../"))
+        .expect("copies");
+    assert_eq!(listing(&twice), "x/ x/one:4");
+    let two = Bench::step(source, &["way", "/out"], "/");
+    let two = bench.run(&bench.snapshots.scratch(), &two).expect("copies");
+    assert_eq!(listing(&two), "a:5 b:5 d/ d/one:4 one:4 p");
+    assert_ne!(inode(&two.layers[0], "d/one"), inode(&two.layers[0], "one"));
+}
+
+#[test]
+fn a_later_layer_does_not_change_the_files_it_borrowed() {
+    let bench = Bench::with(&[("f", "first")]);
+    let stage = bench.copy(&bench.snapshots.scratch(), &["f"], "/f").expect("copies");
+    let source = CopySource::Snapshot(&bench.snapshots, &stage);
+    let copied = bench.run(&bench.snapshots.scratch(), &Bench::step(source, &["/f"], "/g")).expect("copies");
+    let draft = bench.snapshots.draft(&copied).expect("drafts");
+    bench.in_overlay(&draft, "echo second > g; chmod 600 g");
+    bench.snapshots.commit(draft).expect("commits");
+    assert_eq!(fs_err::read_to_string(bench.layer(&stage.layers[0]).join("f")).expect("reads"), "first");
+    assert_eq!(fs_err::metadata(bench.layer(&stage.layers[0]).join("f")).expect("stats").mode() & 0o777, 0o644);
+}
+
+#[test]
+fn add_unpacks_archives_whatever_they_are_called() {
+    let bench = Bench::with(&[("plain.txt", "no archive"), ("gz", "")]);
+    bench.sh(
+        "mkdir -p in/d; echo 1 > in/d/x; ln -s x in/d/l; chown -R 3:4 in; cd context; rm gz
+         tar -C ../in -cf tar . ; tar -C ../in -czf gz .; tar -C ../in -cjf bz2 .; tar -C ../in -cJf xz .; tar -C ../in --zstd -cf zst .
+         gzip -k plain.txt; ln -s tar linked",
+    );
+    let context = bench.context();
+    let base = bench.snapshots.scratch();
+    let mut step = Bench::step(CopySource::Context(&context), &[], "/to/");
+    for name in ["tar", "gz", "bz2", "xz", "zst", "linked"] {
+        step.patterns = vec![name.as_bytes().to_vec()];
+        step.unpack_archives = true;
+        let snapshot = bench.run(&base, &step).expect(name);
+        assert_eq!(listing(&snapshot), "to/ to/d/ to/d/l->x to/d/x:2", "{name}");
+        assert_eq!(snapshot.tree.get(b"to/d/x").map(|entry| (entry.uid, entry.gid)), Some((3, 4)));
+        step.unpack_archives = false;
+        assert_eq!(listing(&bench.run(&base, &step).expect(name)).matches(' ').count(), 1, "COPY never unpacks");
+    }
+    step.unpack_archives = true;
+    step.owner = Some((9, 9));
+    step.patterns = vec![b"tar".to_vec()];
+    let owned = bench.run(&base, &step).expect("adds");
+    assert_eq!(owned.tree.get(b"to/d/x").map(|entry| (entry.uid, entry.gid)), Some((9, 9)));
+    step.patterns = vec![b"plain.txt".to_vec(), b"plain.txt.gz".to_vec()];
+    let kept = bench.run(&base, &step).expect("adds");
+    assert!(kept.tree.get(b"to/plain.txt").is_some() && kept.tree.get(b"to/plain.txt.gz").is_some());
+}
+
+#[test]
+fn an_archive_replaces_what_is_in_its_way() {
+    let bench = Bench::new();
+    let base = linked_base(&bench);
+    bench.sh(
+        "mkdir -p context in; echo now a file > in/data; mkdir in/bin; echo 1 > in/bin/x; tar -C in -cf context/a.tar data bin",
+    );
+    let context = bench.context();
+    let mut step = Bench::step(CopySource::Context(&context), &["a.tar"], "/");
+    step.unpack_archives = true;
+    let snapshot = bench.run(&base, &step).expect("adds");
+    assert_eq!(
+        listing(&snapshot),
+        "bin/ bin/x:2 dangling->/data/target data:11 etc/ etc/file:2 loop->loop up->../../../etc usr/ usr/bin/"
+    );
+    assert_mounts_as_its_tree(&bench, &snapshot);
+}
+
+#[test]
+fn workdir_makes_what_is_missing_and_leaves_what_is_there() {
+    let bench = Bench::new();
+    let base = linked_base(&bench);
+    let make = |path: &str| {
+        let mut draft = bench.snapshots.draft(&base).expect("drafts");
+        make_directory(&mut draft, path.as_bytes(), (20, 21), 0o755, SourceDate(1000))?;
+        Ok::<_, CopyError>(bench.snapshots.commit(draft).expect("commits"))
+    };
+    let made = make("/bin/../../data/new/deep/").expect("makes");
+    assert_eq!(
+        made.tree.get(b"data/new/deep").map(|entry| (entry.mode, entry.uid, entry.gid, entry.mtime)),
+        Some((0o755, 20, 21, 1000))
+    );
+    assert_eq!(made.tree.get(b"data").map(|entry| (entry.mode, entry.uid)), Some((0o700, 7)));
+    let there = make("/data").expect("makes");
+    assert!(bench.snapshots.changes(&there.layers[1]).expect("reads").expect("there").is_empty());
+    assert!(matches!(make("/etc/file/x"), Err(CopyError::NotADirectory { .. })));
+}
+
+#[test]
+fn a_file_that_changes_during_the_build_is_noticed() {
+    let bench = Bench::with(&[("f", "before")]);
+    let context = bench.context();
+    fs_err::write(bench.path("context/f"), "after").expect("writes");
+    let step = Bench::step(CopySource::Context(&context), &["f"], "/f");
+    let error = bench.run(&bench.snapshots.scratch(), &step).expect_err("changed");
+    assert!(matches!(error, CopyError::Context(ContextError::Changed { .. })), "{error:?}");
+    assert_eq!(error.class(), ErrorClass::Retryable);
 }

@@ -19,7 +19,7 @@ mod draft;
 mod lease;
 pub(super) mod upper;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -250,11 +250,17 @@ impl Snapshots {
 
     /// Returns the directories of the layers of `snapshot`, top first; never empty. `lowerdir` of overlayfs.
     pub fn lowers(&self, snapshot: &Snapshot) -> Vec<PathBuf> {
-        if snapshot.layers.is_empty() {
+        // overlayfs refuses a directory that is there twice (ELOOP). Of equal layers the topmost is enough: all that a
+        // lower one does, it does again.
+        let empty = ChangeList::id_of(&ChangeList::default().encode());
+        let mut seen = HashSet::from([empty]);
+        let stacked = snapshot.layers.iter().rev().filter(|layer| seen.insert(**layer));
+        let mut lowers: Vec<PathBuf> = stacked.map(|layer| self.directory(layer).join("fs")).collect();
+        if lowers.is_empty() {
             // overlayfs wants at least one lower directory.
-            return vec![self.home.join("empty")];
+            lowers.push(self.home.join("empty"));
         }
-        snapshot.layers.iter().rev().map(|layer| self.directory(layer).join("fs")).collect()
+        lowers
     }
 
     /// Starts a layer on top of `parent`.

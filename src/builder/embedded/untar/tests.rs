@@ -5,26 +5,11 @@ use std::process::Command;
 
 use proptest::prelude::*;
 
-use super::super::snapshot::{Snapshot, SnapshotError, Snapshots};
+use super::super::snapshot::{Snapshot, SnapshotError};
+use super::super::testing::{Bench, assert_mounts_as_its_tree};
 use super::*;
 
-struct Bench {
-    directory: tempfile::TempDir,
-    snapshots: Snapshots,
-}
-
 impl Bench {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().expect("temp dir");
-        let snapshots = Snapshots::open(&directory.path().join("cache")).expect("opens");
-        Self { directory, snapshots }
-    }
-
-    fn sh(&self, script: &str) {
-        let status = Command::new("bash").args(["-ec", script]).current_dir(self.directory.path()).status().expect("runs");
-        assert!(status.success(), "{script}");
-    }
-
     /// Unpacks a blob whose diff id is not known.
     fn try_unpack(&self, parent: &Snapshot, blob: &[u8]) -> Result<Snapshot, SnapshotError> {
         let mut plain = Vec::new();
@@ -156,26 +141,9 @@ fn what_an_archive_says_is_gone_is_gone_wherever_it_says_so() {
     ] {
         let snapshot = bench.unpack(&base, &raw(members));
         assert_eq!(paths(&snapshot), expected, "{members:?}");
-        let again = Snapshots::open(&bench.directory.path().join("cache")).expect("opens");
-        assert_eq!(again.load(&snapshot.layers).expect("loads").expect("there").tree, snapshot.tree);
-        mounted_equals(&bench, &snapshot);
+        assert_eq!(bench.again().load(&snapshot.layers).expect("loads").expect("there").tree, snapshot.tree);
+        assert_mounts_as_its_tree(&bench, &snapshot);
     }
-}
-
-/// Compares the merged tree with what the kernel's overlay shows of the layers.
-fn mounted_equals(bench: &Bench, snapshot: &Snapshot) {
-    let draft = bench.snapshots.draft(snapshot).expect("drafts");
-    let lowers: Vec<String> = draft.lowers.iter().map(|lower| lower.display().to_string()).collect();
-    let expected: String =
-        snapshot.tree.range(b"").skip(1).map(|(path, _)| format!("{}\n", String::from_utf8_lossy(&path))).collect();
-    fs_err::write(bench.directory.path().join("expected"), expected).expect("writes");
-    bench.sh(&format!(
-        "mkdir -p merged; unshare -m bash -ec 'mount -t overlay overlay -o lowerdir={},upperdir={},workdir={} merged
-         diff <(cd merged; find . -mindepth 1 -printf \"%P\\n\" | LC_ALL=C sort) <(LC_ALL=C sort expected)'",
-        lowers.join(":"),
-        draft.upper.display(),
-        draft.work.display()
-    ));
 }
 
 #[test]
