@@ -13,6 +13,7 @@ mod repository;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use error::GitError;
@@ -62,6 +63,8 @@ pub struct Repositories {
     opened: Vec<Repository>,
     /// Directory to the repository whose top it is, or `None` when it is no repository's top.
     tops: HashMap<PathBuf, Option<usize>>,
+    /// Directory to its path without symbolic links, for those that hold packages.
+    parents: HashMap<PathBuf, PathBuf>,
 }
 
 impl fmt::Debug for Repositories {
@@ -82,8 +85,7 @@ impl Repositories {
     /// # Errors
     /// When the directory or its repository cannot be read, or git refuses the repository.
     pub fn locate(&mut self, directory: &Path) -> Result<Option<Location>, GitError> {
-        let real =
-            fs_err::canonicalize(directory).map_err(|source| GitError::Directory { path: directory.to_owned(), source })?;
+        let real = self.real(directory).map_err(|source| GitError::Directory { path: directory.to_owned(), source })?;
         for top in real.ancestors() {
             let repository = match self.tops.get(top) {
                 Some(known) => *known,
@@ -103,6 +105,22 @@ impl Repositories {
             }
         }
         Ok(None)
+    }
+
+    /// Returns the path without symbolic links. The thousand packages of one directory resolve that once.
+    fn real(&mut self, directory: &Path) -> io::Result<PathBuf> {
+        let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
+            return fs_err::canonicalize(directory);
+        };
+        if parent.as_os_str().is_empty() || !fs_err::symlink_metadata(directory)?.is_dir() {
+            return fs_err::canonicalize(directory);
+        }
+        if let Some(known) = self.parents.get(parent) {
+            return Ok(known.join(name));
+        }
+        let real = fs_err::canonicalize(parent)?;
+        self.parents.insert(parent.to_owned(), real.clone());
+        Ok(real.join(name))
     }
 
     /// Returns the id of what `location` holds in the commit that `revision` names (`HEAD`, a branch, an id), or `None`

@@ -378,3 +378,27 @@ fn the_schemas_judge_as_the_parser_does() {
         assert_eq!(Files::new(&[("pkgbuild.yml", text)]).workspace().is_ok(), good, "the parser about {text}");
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { failure_persistence: None, cases: 2_000, ..Default::default() })]
+
+    /// Pieces that mean something to the parsers, in any order: whatever comes out, it is an answer.
+    #[test]
+    fn nonsense_is_refused_without_a_panic(
+        pieces in proptest::collection::vec(
+            proptest::sample::select(vec![
+                "image: ", "x", "\n", "  ", "- ", "[", "]", "{", "}", ", ", ": ", "&a ", "*a", "<<: ", "!!str ", "!x ", "\"", "'", "|\n",
+                ">-\n", "# ", "---\n", "...\n", "%YAML 1.2\n", "\t", "é", "\u{2028}", "\0", "0x1", "-", "+", "1e9", "config: ", "arches: ",
+                "tag: ", "{{", "}}", ".Hash", "slice ", "printf ", "\\u12", "$x", " := ", "| ", "(", ")", "'a'", "`", "if ", "end", "else", "/*", "*/",
+            ]),
+            0..24,
+        )
+    ) {
+        let text = pieces.concat();
+        let _ = Template::parse(&text).and_then(|template| template.render("b5506cc74a6812dc40982cacfd2f4328f8a4b12a"));
+        let file = build_yml::File { path: Path::new("/p/build.yml"), shown: Path::new("build.yml"), directory: Path::new("/p") };
+        if let Err(mistakes) = BuildYml::read(file, &text, None) {
+            let _ = mistakes.to_string();
+        }
+    }
+}
