@@ -4,7 +4,9 @@ mod build;
 mod cache;
 mod completion;
 mod man;
+mod manifest;
 mod plan;
+mod remote_tag;
 mod show_tag;
 
 use super::args::{Command, CommandLine};
@@ -32,6 +34,8 @@ pub fn run(line: CommandLine, context: &mut Context) -> Result<Exit, Failure> {
         Command::Plan(args) => plan::run(&args, context),
         Command::Cache(args) => cache::run(args.command, context),
         Command::Completion(args) => completion::run(&args, context),
+        Command::Manifest(args) => manifest::run(&args, context),
+        Command::RemoteTag(args) => remote_tag::run(&args, context),
         Command::Man(args) => man::run(&args, context),
         Command::ShowTag(args) => show_tag::run(&args, context),
         _ => Ok(Exit::Done),
