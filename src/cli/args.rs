@@ -478,11 +478,7 @@ pub enum CacheCommand {
         json: bool,
     },
     /// Delete what no name holds
-    Gc {
-        /// Only say what would be deleted
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Gc,
 }
 
 /// Arguments of `cache export`.

@@ -132,6 +132,21 @@ impl Failure {
         Self::Usage { message: message.into(), hint: None }
     }
 
+    /// Returns the mistakes in files, if that is what this is.
+    ///
+    /// # Errors
+    /// The failure itself, when it is another.
+    pub(super) fn into_mistakes(self) -> Result<Diagnostics, Self> {
+        match self {
+            Self::Mistakes(mistakes) => Ok(mistakes),
+            Self::Package(error) => match *error {
+                PackageError::Mistakes(mistakes) => Ok(mistakes),
+                other => Err(other.into()),
+            },
+            other => Err(other),
+        }
+    }
+
     /// Returns the exit code.
     pub fn exit(&self) -> Exit {
         match self {

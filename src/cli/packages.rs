@@ -8,8 +8,8 @@ use super::error::Failure;
 use super::settings::Settings;
 use crate::git::Repositories;
 use crate::package::{
-    ArgFile, Args, Package, PackageError, PackageOverrides, PackageTag, TagOverrides, TagScheme, Workspace, WorkspaceOptions,
-    compute,
+    ArgFile, Args, Graph, Package, PackageError, PackageOverrides, PackageTag, TagOverrides, TagScheme, Workspace,
+    WorkspaceOptions, compute,
 };
 
 /// The workspace, and the packages of it that a command line means.
@@ -75,6 +75,15 @@ impl Selected {
     pub(super) fn package_tags(&mut self) -> Result<Vec<PackageTag>, Failure> {
         let (repositories, tags) = (&mut self.repositories, &self.tags);
         Ok(self.packages.iter().map(|package| compute(package, repositories, tags)).collect::<Result<_, PackageError>>()?)
+    }
+
+    /// Returns the packages and everything of the workspace that they need.
+    ///
+    /// # Errors
+    /// Every mistake in the files that say what is needed, or the first circle.
+    pub(super) fn graph(&self) -> Result<Graph, Failure> {
+        let args = Args::read(&self.workspace, &self.argument_files)?;
+        Ok(Graph::build(&self.workspace, self.packages.clone(), &args)?)
     }
 
     /// Returns the build arguments of each package, in their order.

@@ -2,11 +2,14 @@
 
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, cache_content};
 use crate::cli::args::CacheCommand;
 use crate::cli::argv::CalledAs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
+use crate::cli::registries::registry;
+use crate::content::ContentSource;
+use crate::engine::publish::ArchitectureTags;
 use crate::oci::Reference;
 use crate::report::size;
 use crate::store::{GRACE, Root, Roots, Store};
@@ -14,10 +17,21 @@ use crate::store::{GRACE, Root, Roots, Store};
 pub(super) fn run(command: CacheCommand, context: &mut Context) -> Result<Exit, Failure> {
     match command {
         CacheCommand::Ls { json } => list(json, context),
-        CacheCommand::Rm { images, published_only: _ } => remove(&images, context),
-        CacheCommand::Clean { published_only: _ } => clean(context),
-        CacheCommand::Gc { dry_run: _ } => collect(context),
-        _ => Ok(Exit::Done),
+        CacheCommand::Rm { images, published_only } => remove(&images, published_only, context),
+        CacheCommand::Clean { published_only: false } => clean(context),
+        CacheCommand::Clean { published_only: true } => clean_published(context),
+        CacheCommand::Export(args) => cache_content::export(&args, context),
+        CacheCommand::Import { file, name } => cache_content::import(&file, name.as_deref(), context),
+        CacheCommand::Pull { images, platforms } => cache_content::pull(&images, &platforms, context),
+        CacheCommand::Push { images, remote_name, with_arch_tags, replace } => {
+            let architecture_tags = if with_arch_tags { ArchitectureTags::Written } else { ArchitectureTags::Left };
+            let remote_name = remote_name.as_deref();
+            let request = cache_content::PushRequest { images: &images, remote_name, architecture_tags, replace };
+            cache_content::push(&request, context)
+        }
+        CacheCommand::Verify { json } => cache_content::verify(json, context),
+        CacheCommand::Du { json } => cache_content::usage(json, context),
+        CacheCommand::Gc => collect(context),
     }
 }
 
@@ -66,11 +80,40 @@ fn list(json: bool, context: &mut Context) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn remove(images: &[String], context: &mut Context) -> Result<Exit, Failure> {
+fn remove(images: &[String], published_only: bool, context: &mut Context) -> Result<Exit, Failure> {
     let store = open(context)?;
     let roots = store.roots()?;
-    let names = images.iter().map(|image| known_name(&roots, image)).collect::<Result<Vec<_>, _>>()?;
-    let (removed, collected) = store.remove(&names, GRACE)?;
+    let mut names = images.iter().map(|image| known_name(&roots, image)).collect::<Result<Vec<_>, _>>()?;
+    if published_only {
+        names = published(&roots, names, context)?;
+    }
+    remove_names(&store, &names, context)
+}
+
+fn clean_published(context: &mut Context) -> Result<Exit, Failure> {
+    let Some(store) = open_existing(context)? else { return Ok(Exit::Done) };
+    let roots = store.roots()?;
+    let names = published(&roots, roots.iter().map(|root| root.name.clone()).collect(), context)?;
+    remove_names(&store, &names, context)
+}
+
+/// Returns those of `names` whose registry has the same under the same name. What cannot be told stops everything: an image
+/// that nobody else has must not be lost to an outage.
+fn published(roots: &Roots, names: Vec<String>, context: &Context) -> Result<Vec<String>, Failure> {
+    let registry = registry(&context.settings, None)?;
+    let mut published = Vec::new();
+    for name in names {
+        let reference: Reference = name.parse()?;
+        let there = super::block_on(async { Ok(registry.upstream(&reference.repository).resolve(&reference).await?) })?;
+        if there.is_some_and(|there| roots.get(&name).is_some_and(|root| root.digest == there.digest)) {
+            published.push(name);
+        }
+    }
+    Ok(published)
+}
+
+fn remove_names(store: &Store, names: &[String], context: &mut Context) -> Result<Exit, Failure> {
+    let (removed, collected) = store.remove(names, GRACE)?;
     for name in removed {
         context.out.line(name)?;
     }

@@ -2,7 +2,11 @@
 
 mod build;
 mod cache;
+mod cache_content;
 mod completion;
+mod graph;
+mod inspect;
+mod lint;
 mod man;
 mod manifest;
 mod plan;
@@ -33,12 +37,14 @@ pub fn run(line: CommandLine, context: &mut Context) -> Result<Exit, Failure> {
         Command::Push(args) => build::run(*args, true, context),
         Command::Plan(args) => plan::run(&args, context),
         Command::Cache(args) => cache::run(args.command, context),
+        Command::Inspect(args) => inspect::run(&args, context),
+        Command::Lint(args) => lint::run(&args, context),
+        Command::Graph(args) => graph::run(&args, context),
         Command::Completion(args) => completion::run(&args, context),
         Command::Manifest(args) => manifest::run(&args, context),
         Command::RemoteTag(args) => remote_tag::run(&args, context),
         Command::Man(args) => man::run(&args, context),
         Command::ShowTag(args) => show_tag::run(&args, context),
-        _ => Ok(Exit::Done),
     }
 }
 
