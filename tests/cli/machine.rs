@@ -31,6 +31,28 @@ fn a_registry_of_a_test_starts_empty_and_counts_its_requests() {
 }
 
 #[test]
+fn a_registry_may_ask_for_a_password_and_speak_tls() {
+    let setup = Setup::require();
+    let list = |registry: &Registry, options: &[&str], expected: &str| {
+        let repository = format!("docker://{}/hello", registry.address());
+        let asked = setup.try_skopeo(&[["list-tags", &repository].as_slice(), options].concat());
+        let stderr = String::from_utf8(asked.stderr).expect("skopeo prints UTF-8");
+        assert!(stderr.contains(expected), "{options:?}: {stderr}");
+    };
+    // The repository is unknown, which only who is let in is told.
+    let unknown = "404 (Not Found)";
+    let protected = Registry::with_password("builder", "word");
+    list(&protected, &["--tls-verify=false"], "authentication required");
+    list(&protected, &["--tls-verify=false", "--creds", "builder:word"], unknown);
+
+    let encrypted = Registry::with_tls();
+    list(&encrypted, &[], "certificate signed by unknown authority");
+    let trust = encrypted.authority();
+    let trust = trust.parent().and_then(|directory| directory.to_str()).expect("a temporary path is UTF-8");
+    list(&encrypted, &["--cert-dir", trust], unknown);
+}
+
+#[test]
 fn the_engine_runs_both_architectures() {
     let setup = Setup::require();
     for (arch, machine) in [("amd64", "x86_64"), ("arm64", "aarch64")] {

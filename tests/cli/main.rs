@@ -3,4 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod demo;
+mod end_to_end;
+mod killed;
 mod machine;

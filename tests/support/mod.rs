@@ -6,7 +6,7 @@ mod registry;
 mod repository;
 mod setup;
 
-pub use program::Program;
+pub use program::{Program, Run};
 pub use registry::{Registry, Request};
 pub use repository::Repository;
 pub use setup::Setup;
@@ -19,14 +19,19 @@ use std::process::Command;
 /// as the home directory.
 fn hermetic(program: impl AsRef<OsStr>, home: &Path) -> Command {
     let mut command = Command::new(program);
-    command.env_clear().env("HOME", home).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").env("PATH", inherited("PATH"));
+    command
+        .env_clear()
+        .env("HOME", home)
+        .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "UTC")
+        .env("PATH", variable("PATH").expect("PATH is set"));
     command
 }
 
-/// Returns an environment variable, or an empty string when it is unset.
+/// Returns an environment variable; an empty one counts as unset.
 #[expect(clippy::disallowed_methods, reason = "the tests have no settings module; this is the one place that reads it")]
-fn inherited(name: &str) -> String {
-    std::env::var(name).unwrap_or_default()
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// Runs `command` and returns its standard output without the last line break; panics with both streams when it fails.

@@ -16,6 +16,11 @@ impl Program {
         Self { home: TempDir::new().expect("a temporary directory") }
     }
 
+    /// Returns the home directory: every process and mount of the program names it.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// Returns where the program keeps its cache unless told otherwise.
     pub fn cache(&self) -> PathBuf {
         self.home.path().join(".cache/pkgbuild")
@@ -30,6 +35,7 @@ impl Program {
 
     /// Runs `pkgbuild ARGUMENTS` in `directory` to its end.
     #[track_caller]
+    #[must_use = "a run that nobody looks at proves nothing"]
     pub fn run(&self, directory: &Path, arguments: &[&str]) -> Run {
         let output = self.command(directory, arguments).output().expect("the program can be started");
         Run::new(arguments, output)
@@ -37,7 +43,6 @@ impl Program {
 }
 
 /// A finished run: to be judged by [`Run::success`] or [`Run::exits_with`].
-#[must_use = "a run that nobody looks at proves nothing"]
 pub struct Run {
     arguments: String,
     code: Option<i32>,
@@ -72,7 +77,6 @@ impl Run {
     }
 
     /// Returns standard output as one JSON document.
-    #[expect(dead_code, reason = "no command prints yet; goes with the first test that needs it")]
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout)
@@ -80,7 +84,6 @@ impl Run {
     }
 
     /// Returns the lines of standard output.
-    #[expect(dead_code, reason = "no command prints yet; goes with the first test that needs it")]
     pub fn lines(&self) -> Vec<&str> {
         self.stdout.lines().collect()
     }

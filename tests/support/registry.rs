@@ -1,8 +1,10 @@
 //! A registry of a test's own: Debian's docker-registry on a free port.
 
-use super::hermetic;
+use super::{hermetic, output_of};
+use serde_json::Value;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,9 +13,12 @@ use tempfile::TempDir;
 /// A real registry with empty storage; the process ends and the storage goes when it is dropped.
 pub struct Registry {
     directory: TempDir,
-    address: SocketAddr,
+    address: String,
     process: Child,
 }
+
+const LOOPBACK: &str = "127.0.0.1";
+const AUTHORITY: &str = "authority.crt";
 
 /// A request that the registry has answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,38 +42,95 @@ impl Registry {
     /// Starts a registry that anybody may read and write.
     #[track_caller]
     pub fn start() -> Self {
+        Self::configured(LOOPBACK, |_, _| {})
+    }
+
+    /// Starts a registry that only `user` may read and write, by basic authentication.
+    #[track_caller]
+    pub fn with_password(user: &str, password: &str) -> Self {
+        Self::configured(LOOPBACK, |directory, configuration| {
+            // htpasswd is in no package that is needed otherwise; perl calls the same crypt(3).
+            let hash = output_of(hermetic("perl", directory).args([
+                "-e",
+                "print crypt($ARGV[0], q($2y$05$abcdefghijklmnopqrstuu))",
+                password,
+            ]));
+            let file = directory.join("htpasswd");
+            fs::write(&file, format!("{user}:{hash}\n")).expect("the directory is writable");
+            configuration["auth"] = serde_json::json!({"htpasswd": {"realm": "tests", "path": file}});
+        })
+    }
+
+    /// Starts a registry that speaks TLS and whose authority nobody trusts unless told to: [`Registry::authority`]. It goes by
+    /// the machine's name, since names of loopback are taken to speak plain HTTP.
+    #[track_caller]
+    pub fn with_tls() -> Self {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").expect("proc is mounted").trim().to_owned();
+        Self::configured(&name.clone(), |directory, configuration| {
+            let make = |subject: &str, rest: &str| {
+                let request = format!(
+                    "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2 -subj /CN={subject} {rest}"
+                );
+                output_of(hermetic("openssl", directory).current_dir(directory).args(request.split(' ')));
+            };
+            make("authority", &format!("-keyout authority-key.pem -out {AUTHORITY}"));
+            let extensions = format!("-addext subjectAltName=DNS:{name} -addext basicConstraints=critical,CA:FALSE");
+            make(
+                &name,
+                &format!(
+                    "-CA {AUTHORITY} -CAkey authority-key.pem {extensions} -keyout registry-key.pem -out registry-certificate.pem"
+                ),
+            );
+            let [certificate, key] = ["registry-certificate.pem", "registry-key.pem"].map(|file| directory.join(file));
+            configuration["http"]["tls"] = serde_json::json!({"certificate": certificate, "key": key});
+        })
+    }
+
+    #[track_caller]
+    fn configured(name: &str, configure: impl Fn(&Path, &mut Value)) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         // Between finding a free port and listening on it another process may take it; then the registry ends at once.
         for _ in 0..5 {
-            let address = free_port();
-            let storage = directory.path().join("storage");
-            let configuration = serde_json::json!({
+            let socket = free_port(name);
+            let mut configuration = serde_json::json!({
                 "version": "0.1",
                 "storage": {
-                    "filesystem": {"rootdirectory": storage},
+                    "filesystem": {"rootdirectory": directory.path().join("storage")},
                     "delete": {"enabled": true},
                     "maintenance": {"uploadpurging": {"enabled": false}},
                 },
-                "http": {"addr": address.to_string()},
+                "http": {"addr": socket.to_string()},
             });
+            configure(directory.path(), &mut configuration);
             fs::write(directory.path().join("config.yml"), configuration.to_string()).expect("the directory is writable");
-            if let Some(process) = launch(&directory, address) {
-                return Self { directory, address, process };
+            if let Some(process) = launch(&directory, socket) {
+                return Self { directory, address: format!("{name}:{}", socket.port()), process };
             }
         }
         let log = fs::read_to_string(directory.path().join("errors.log")).unwrap_or_default();
         panic!("docker-registry does not start; did scripts/setup run?\n{log}");
     }
 
+    /// Returns the certificate of the authority that vouches for a registry with TLS.
+    pub fn authority(&self) -> PathBuf {
+        self.directory.path().join(AUTHORITY)
+    }
+
     /// Returns `HOST:PORT`, to be written before a repository's name.
-    pub fn address(&self) -> String {
-        self.address.to_string()
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Returns all requests answered so far, in their order.
     pub fn requests(&self) -> Vec<Request> {
         let log = fs::read_to_string(self.directory.path().join("access.log")).expect("the log is made at start");
         log.lines().filter_map(parse_access).filter(|request| request.path != "/v2/").collect()
+    }
+
+    /// Forgets everything that was pushed.
+    pub fn empty(&mut self) {
+        // Nothing is kept in memory: the storage is all that the registry knows.
+        let _ = fs::remove_dir_all(self.directory.path().join("storage"));
     }
 
     /// Ends the process but keeps the storage and the port: an outage.
@@ -85,8 +147,9 @@ impl Drop for Registry {
     }
 }
 
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+fn free_port(name: &str) -> SocketAddr {
+    let listener =
+        TcpListener::bind((name, 0)).unwrap_or_else(|error| panic!("{name} is not an address of this machine: {error}"));
     listener.local_addr().expect("the socket is bound")
 }
 

@@ -1,6 +1,6 @@
 //! What `scripts/setup` has put on this machine, and the tools that the results are judged with.
 
-use super::{hermetic, inherited, output_of};
+use super::{hermetic, output_of, variable};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -20,10 +20,7 @@ impl Setup {
     /// When it has not run on this machine.
     #[track_caller]
     pub fn require() -> Self {
-        let state = match inherited("PKGBUILD_TEST_STATE") {
-            empty if empty.is_empty() => "/var/tmp/pkgbuild-test".to_owned(),
-            state => state,
-        };
+        let state = variable("PKGBUILD_TEST_STATE").unwrap_or_else(|| "/var/tmp/pkgbuild-test".to_owned());
         let file = PathBuf::from(state).join("env");
         let Ok(text) = fs::read_to_string(&file) else { panic!("{} is missing: run scripts/setup", file.display()) };
         let values = text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned()));
@@ -44,7 +41,6 @@ impl Setup {
     /// Runs `skopeo ARGUMENTS` and returns what it prints. Registries on this machine speak plain HTTP, which it is told by
     /// `--tls-verify=false` among the arguments.
     #[track_caller]
-    #[expect(dead_code, reason = "no command makes an image yet")]
     pub fn skopeo(&self, arguments: &[&str]) -> String {
         output_of(hermetic("skopeo", self.home.path()).args(arguments))
     }
