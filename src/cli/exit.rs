@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::builder::BuildError;
 use crate::content::ErrorClass;
+use crate::engine::bases::BaseError;
 use crate::engine::event::CancelReason;
 use crate::engine::plan::Refusal;
 use crate::engine::publish::PublishError;
@@ -97,6 +98,8 @@ impl From<Exit> for ExitCode {
 /// Returns the code of a unit's error.
 pub fn of_unit(error: &UnitError) -> Exit {
     match error {
+        UnitError::Refused { source: Some(error), .. } if error.is_unreachable() => Exit::Unavailable,
+        UnitError::Base(BaseError::Remote { source, .. }) if source.is_unreachable() => Exit::Unavailable,
         UnitError::Refused { refusal, .. } => match refusal {
             Refusal::Dirty | Refusal::BuildForbidden => Exit::Refused,
             Refusal::RegistryUnknown(class) => Exit::of_class(*class),
@@ -119,6 +122,8 @@ pub fn of_unit(error: &UnitError) -> Exit {
 pub fn of_publish(error: &PublishError) -> Exit {
     match error {
         PublishError::Dirty | PublishError::Missing { .. } => Exit::Refused,
+        PublishError::Remote(error) if error.is_unreachable() => Exit::Unavailable,
+        PublishError::Registry { source, .. } if source.is_unreachable() => Exit::Unavailable,
         error => Exit::of_class(error.class()),
     }
 }

@@ -26,6 +26,12 @@ pub(super) struct Selected {
     argument_files: Vec<ArgFile>,
 }
 
+/// Build arguments by name.
+pub(super) type Arguments = BTreeMap<String, String>;
+
+/// What `@lkt:` arguments call packages, by directory.
+pub(super) type Names = BTreeMap<PathBuf, String>;
+
 impl Selected {
     /// Reads the workspace and the packages that `selection` means.
     ///
@@ -86,11 +92,11 @@ impl Selected {
         Ok(Graph::build(&self.workspace, self.packages.clone(), &args)?)
     }
 
-    /// Returns the build arguments of each package, in their order.
+    /// Returns the build arguments of each package, in their order, and what they call other packages, by directory.
     ///
     /// # Errors
     /// Every argument that cannot be resolved.
-    pub(super) fn arguments(&mut self, tags: &[PackageTag]) -> Result<Vec<BTreeMap<String, String>>, Failure> {
+    pub(super) fn arguments(&mut self, tags: &[PackageTag]) -> Result<(Vec<Arguments>, Names), Failure> {
         let mut args = Args::read(&self.workspace, &self.argument_files)?;
         let mut resolved = Vec::with_capacity(self.packages.len());
         for (package, tag) in self.packages.iter().zip(tags) {
@@ -98,7 +104,8 @@ impl Selected {
             own.extend(self.arguments.iter().cloned());
             resolved.push(own);
         }
-        Ok(resolved)
+        let names = args.names().map(|(directory, short)| (directory.to_owned(), short.to_owned())).collect();
+        Ok((resolved, names))
     }
 }
 

@@ -52,6 +52,11 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
+    /// Returns whether no registry could be reached at all, as apart from one that refused.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Registry { source, .. } if source.is_unreachable())
+    }
+
     /// Returns what can be done about it.
     pub fn class(&self) -> crate::content::ErrorClass {
         match self {

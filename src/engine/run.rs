@@ -15,7 +15,7 @@ use super::finish;
 use super::plan::{Decision, Policy, Publish, Source, decide};
 use super::probe::{Question, UnitFacts, probe};
 use super::publish::{ArchitectureTags, Existing};
-use super::remote::{RemoteError, RemoteRoot};
+use super::remote::{RemoteError, RemoteRoot, SharedSource};
 use crate::builder::{Builder, BuiltImage, Support};
 use crate::diagnostic::Diagnostics;
 use crate::oci::{Platform, Reference};
@@ -33,12 +33,21 @@ pub struct Job {
     pub package: Package,
     /// What its image is called.
     pub tag: PackageTag,
+    /// What else Dockerfiles of this run may call it.
+    pub aliases: Vec<Reference>,
     /// Its build arguments.
     pub args: BTreeMap<String, String>,
     /// For which platforms.
     pub platforms: Vec<Platform>,
     /// Positions of jobs that must be done before, whatever the Dockerfile says.
     pub needs: Vec<usize>,
+}
+
+impl Job {
+    /// Returns every name that Dockerfiles of this run may call it.
+    fn references(&self) -> impl Iterator<Item = &Reference> {
+        std::iter::once(&self.tag.reference).chain(&self.aliases)
+    }
 }
 
 /// What holds for a whole run.
@@ -189,8 +198,15 @@ impl Shared {
     /// Keeps an image of the cache for what follows: the package's index, and packages that are built from it.
     pub(super) fn keep(&self, job: usize, at: usize, image: BuiltImage, word: &'static str) {
         let platform = &self.unit(job, at).platform;
-        self.bases.announce(&self.jobs[job].tag.reference, platform, &image, Arc::new(self.engine.store.clone()));
+        self.announce(job, platform, &image, Arc::new(self.engine.store.clone()));
         self.images.lock().expect("no holder panics").insert((job, at), (image, word));
+    }
+
+    /// Lets packages that are built from an image of this run find it, under each of its names.
+    fn announce(&self, job: usize, platform: &Platform, image: &BuiltImage, source: SharedSource) {
+        for reference in self.jobs[job].references() {
+            self.bases.announce(reference, platform, image, source.clone());
+        }
     }
 
     fn refusal(&self, job: usize, at: usize) -> Option<UnitError> {
@@ -285,7 +301,7 @@ fn announce(shared: &Shared, outside: &Outside<'_>) {
                 }
                 (Decision::UseRemote(digest), _, Some(image)) => {
                     let source = package.remote.as_ref().expect("it has an image").source.clone();
-                    shared.bases.announce(&shared.jobs[job].tag.reference, &unit.platform, image, source);
+                    shared.announce(job, &unit.platform, image, source);
                     digest
                 }
                 _ => continue,
@@ -310,8 +326,8 @@ fn tasks(shared: &Shared) -> (Vec<Kind>, Vec<Task>) {
         }
     }
     let place = |kind: Kind| kinds.iter().position(|other| *other == kind);
-    let references: BTreeMap<String, usize> =
-        shared.jobs.iter().enumerate().map(|(at, job)| (Store::name_of(&job.tag.reference), at)).collect();
+    let named = |(at, job): (usize, &Job)| job.references().map(|name| (Store::name_of(name), at)).collect::<Vec<_>>();
+    let references: BTreeMap<String, usize> = shared.jobs.iter().enumerate().flat_map(named).collect();
     let tasks = kinds.iter().map(|kind| match *kind {
         Kind::Finish(job) => {
             let units = (0..shared.jobs[job].platforms.len()).filter_map(|at| place(Kind::Unit(job, at)));

@@ -136,6 +136,12 @@ impl<'a> Args<'a> {
         Ok(resolved)
     }
 
+    /// Returns what the `@lkt:` values that were resolved so far call each package, by its directory: names that nothing on
+    /// the command line overrides.
+    pub fn names(&self) -> impl Iterator<Item = (&Path, &str)> {
+        self.tags.iter().map(|(directory, (_, short))| (directory.as_path(), short.as_str()))
+    }
+
     fn expand(&mut self, arg: &BuildArg, repositories: &mut Repositories) -> Result<Vec<(String, String)>, String> {
         if matches!(meaning(&arg.value), Meaning::Text | Meaning::Unknown) {
             return Ok(vec![(arg.key.clone(), arg.value.clone())]);

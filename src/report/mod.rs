@@ -130,7 +130,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::Reused { digest } => format!("reused {}", short(digest)),
         Outcome::Pulled { digest } => format!("pulled {}", short(digest)),
         Outcome::Built { digest } => format!("built {}", short(digest)),
-        Outcome::Failed { error } => format!("failed: {}", error.join(": ")),
+        Outcome::Failed { error } => format!("failed: {}", error.first().map_or("", String::as_str)),
         Outcome::Skipped { because } => format!("skipped, because {because} failed"),
         Outcome::Cancelled => "cancelled".to_owned(),
     }

@@ -166,14 +166,17 @@ pub(super) fn prepare(selection: &Selection, platforms: &PlatformArgs, context: 
     }
     let mut selected = Selected::load(selection, settings)?;
     let tags = selected.package_tags()?;
-    let args = selected.arguments(&tags)?;
+    let (args, called) = selected.arguments(&tags)?;
     let registry = registry(settings, Some(selected.workspace.settings()))?;
     let names = names(&selected.packages);
     let needs: Vec<Vec<usize>> = selected.packages.iter().map(|package| needs(package, &selected.packages)).collect();
     let mut jobs: Vec<Job> = Vec::new();
     for ((((package, tag), args), name), needs) in selected.packages.into_iter().zip(tags).zip(args).zip(names).zip(needs) {
         let platforms = chosen(&package, platforms, settings.called);
-        jobs.push(Job { name, package, tag, args, platforms, needs });
+        // `@lkt:` arguments say what a package is called when nothing is overridden; this run means the same package.
+        let alias = called.get(&package.directory).and_then(|short| short.parse().ok());
+        let aliases = alias.into_iter().filter(|alias| *alias != tag.reference).collect();
+        jobs.push(Job { name, package, tag, aliases, args, platforms, needs });
     }
     refuse_twice(&jobs)?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
