@@ -297,7 +297,7 @@ fn unit_hint(error: &UnitError) -> Option<&'static str> {
 fn publish_hint(error: &PublishError) -> Option<&'static str> {
     match error {
         PublishError::Missing { .. } => Some("build the missing platforms too, or name those that are meant with `--platform`"),
-        PublishError::Moved { .. } => Some("`--move-release` moves it"),
+        PublishError::Moved { .. } => Some("`--move-release`, or `--force` of remote-tag, moves it"),
         _ => None,
     }
 }
