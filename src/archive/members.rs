@@ -13,7 +13,7 @@ use super::ArchiveError;
 const EXTENSION_LIMIT: u64 = 1 << 20;
 const BLOCK: u64 = 512;
 
-/// A tar stream. After [`Members::next`], reading yields the data of that member.
+/// A tar stream. After [`Members::next_member`], reading yields the data of that member.
 pub struct Members<R> {
     input: R,
     offset: u64,

@@ -165,6 +165,34 @@ fn two_platforms_are_built_pushed_read_back_and_run() {
 }
 
 #[test]
+fn an_exported_image_is_loaded_by_the_engine() {
+    let world = World::new();
+    world.run(&["build", "--platforms", PLATFORMS, "pkg/base", "pkg/app"]).success();
+    let reference = &world.references()[0];
+    for (arch, machine) in [("amd64", "x86_64"), ("arm64", "aarch64")] {
+        let file = world.repository.path().join(format!("../{arch}.tar"));
+        let file = file.to_str().expect("a temporary path is UTF-8");
+        let platform = format!("linux/{arch}");
+        world.run(&["cache", "export", "--format", "docker", "--platform", &platform, "--outfile", file, reference]).success();
+        world.setup.docker(&["load", "--quiet", "--input", file]);
+        let printed =
+            world.setup.docker(&["run", "--rm", "--pull", "never", "--network", "none", "--platform", &platform, reference]);
+        assert_eq!(printed, format!("Hello from app: built on {machine}, running on {machine} as app"));
+        world.setup.docker(&["rmi", reference]);
+    }
+}
+
+#[test]
+fn an_outage_is_not_an_empty_registry() {
+    let mut world = World::new();
+    world.push();
+    world.program = Program::new();
+    world.registry.stop();
+    let run = world.run(&["push", "--platforms", PLATFORMS, "pkg/hello"]).exits_with(69);
+    assert!(run.stderr.contains(world.registry.address()), "{}", run.stderr);
+}
+
+#[test]
 fn a_second_run_builds_nothing_and_uploads_nothing() {
     let world = World::new();
     let first = world.push();
