@@ -156,6 +156,8 @@ proptest! {
             snapshot = bench.snapshots.commit(draft).expect("commits");
             bench.sh("cd plain; bash ../script");
             prop_assert_eq!(list_tree(&snapshot.tree), list_directory(&bench.path("plain")));
+            // A layer that changes one name of a file below it changes only that one: overlayfs copies it up alone.
+            bench.sh("find plain ! -type d -links +1 -exec sh -c 'cp -a \"$1\" \"$1.apart\" && mv -fT \"$1.apart\" \"$1\"' - {} \\;");
             assert_mounts_as_its_tree(&bench, &snapshot);
             prop_assert_eq!(bench.again().load(&snapshot.layers).expect("loads").expect("there").tree, snapshot.tree.clone());
 
