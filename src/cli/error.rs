@@ -10,6 +10,7 @@ use crate::builder::BuildError;
 use crate::builder::embedded::OpenError;
 use crate::content::ContentError;
 use crate::diagnostic::Diagnostics;
+use crate::engine::event::UnitName;
 use crate::engine::publish::PublishError;
 use crate::engine::{RunSummary, UnitError, UnitFailure};
 use crate::oci::ReferenceError;
@@ -235,10 +236,10 @@ pub fn one_line(error: &dyn Error) -> String {
 }
 
 /// Prints what failed in a run, with the evidence, and what would help.
-pub fn print_run(summary: &RunSummary, out: &mut dyn Write) {
+pub fn print_run(summary: &RunSummary, logs: &std::path::Path, out: &mut dyn Write) {
     let mut text = String::new();
     for failure in &summary.failures {
-        text.push_str(&failure_text(failure));
+        text.push_str(&failure_text(failure, logs));
     }
     let kept = summary.totals.built + summary.totals.pulled;
     if let (Some(failure), true) = (summary.failures.first(), kept > 0) {
@@ -253,7 +254,7 @@ pub fn print_run(summary: &RunSummary, out: &mut dyn Write) {
     let _ = out.write_all(text.as_bytes());
 }
 
-fn failure_text(failure: &UnitFailure) -> String {
+fn failure_text(failure: &UnitFailure, logs: &std::path::Path) -> String {
     let platform = failure.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
     let head = format!("error: `{}` failed{platform}", failure.package);
     match &failure.error {
@@ -264,8 +265,15 @@ fn failure_text(failure: &UnitFailure) -> String {
         UnitError::Build(error @ BuildError::Step { step, dockerfile, lines, tail, printed, .. }) => {
             let mut text = format!("{head}: {error}\n{}", source_lines(dockerfile, step.span.line, lines));
             if !tail.is_empty() {
-                let all = if *printed > tail.len() as u64 { format!(" of {printed}") } else { String::new() };
-                text.push_str(&format!("  the last {}{all} lines that it printed:\n", tail.len()));
+                let shown = match (*printed > tail.len() as u64, &failure.platform) {
+                    (true, Some(platform)) => {
+                        let unit = UnitName { package: failure.package.clone(), platform: platform.clone() };
+                        let log = logs.join(crate::engine::log_name(&unit));
+                        format!("the last {} of {printed} lines that it printed; all of them: {}", tail.len(), log.display())
+                    }
+                    _ => "what it printed".to_owned(),
+                };
+                text.push_str(&format!("  {shown}:\n"));
                 text.extend(tail.iter().map(|line| format!("    {}\n", crate::report::printable(line))));
             }
             text

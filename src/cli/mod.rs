@@ -7,6 +7,7 @@ pub mod error;
 pub mod exit;
 pub mod output;
 mod packages;
+mod prepared;
 mod registries;
 pub mod settings;
 

@@ -102,6 +102,8 @@ pub struct PackageResult {
     pub reference: Reference,
     /// What `show-tag` prints for it.
     pub short: String,
+    /// Whether it was asked for, or is only there because another is built from it.
+    pub asked: bool,
     /// Its index: as the registry has it when it was pushed, else as the cache does.
     pub digest: Option<Digest>,
     /// The image of each platform, and how it came about.

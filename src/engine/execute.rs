@@ -39,9 +39,22 @@ pub(super) async fn unit(shared: &Shared, job: usize, at: usize, teller: Teller)
             (image, "built", Outcome::Built { digest })
         }
     };
+    name_architecture(shared, job, &image).await?;
     shared.keep(job, at, image, word);
     teller.tell(EventKind::UnitFinished { unit: name, outcome, took: began.elapsed() }).await;
     Ok(())
+}
+
+/// Names an image for its architecture, as linuxkit does, at once: whatever happens to the other platforms, it is kept and
+/// found again.
+async fn name_architecture(shared: &Shared, job: usize, image: &BuiltImage) -> Result<(), UnitError> {
+    let Some(platform) = &image.manifest.platform else { return Ok(()) };
+    let name = format!("{}-{}", shared.jobs[job].tag.full, platform.tag_suffix());
+    let (store, manifest) = (shared.engine.store.clone(), image.manifest.clone());
+    match tokio::task::spawn_blocking(move || store.set_roots(&[(name, manifest)])).await {
+        Ok(result) => Ok(result?),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 async fn pull(shared: &Shared, job: usize, at: usize, teller: Teller) -> Result<BuiltImage, UnitError> {

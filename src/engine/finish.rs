@@ -20,6 +20,7 @@ pub(super) async fn package(shared: &Shared, job: usize, teller: Teller) -> Resu
     let remote = shared.plan.packages[job].remote.as_ref().map(|root| root.descriptor().digest);
     let mut result = result(shared, job, local.as_ref().map(|(root, _)| root.digest).or(remote));
     let releases = match &shared.options.policy.publish {
+        _ if !shared.jobs[job].asked => return Ok(result),
         Publish::No => return Ok(result),
         Publish::Push => &[][..],
         Publish::Release(tags) => tags,
@@ -54,6 +55,7 @@ pub(super) fn result(shared: &Shared, job: usize, digest: Option<Digest>) -> Pac
         package: shared.jobs[job].name.clone(),
         reference: shared.jobs[job].tag.reference.clone(),
         short: shared.jobs[job].tag.short.clone(),
+        asked: shared.jobs[job].asked,
         digest,
         platforms: platforms.collect(),
         pushed: false,
@@ -61,12 +63,17 @@ pub(super) fn result(shared: &Shared, job: usize, digest: Option<Digest>) -> Pac
     }
 }
 
-/// Returns the package's images in the cache, and those of them that this run brought there.
+/// Returns the package's images in the cache, and those of them that its index there does not list yet.
 fn images(shared: &Shared, job: usize) -> (Vec<BuiltImage>, Vec<BuiltImage>) {
     let kept = shared.images.lock().expect("no holder panics");
-    let own: Vec<_> = kept.range((job, 0)..(job + 1, 0)).map(|(_, (image, word))| (image.clone(), *word)).collect();
-    let fresh = own.iter().filter(|(_, word)| *word != "reused").map(|(image, _)| image.clone()).collect();
-    (own.into_iter().map(|(image, _)| image).collect(), fresh)
+    let (mut own, mut fresh) = (Vec::new(), Vec::new());
+    for ((_, at), (image, word)) in kept.range((job, 0)..(job + 1, 0)) {
+        own.push(image.clone());
+        if *word != "reused" || !shared.unit(job, *at).facts.listed {
+            fresh.push(image.clone());
+        }
+    }
+    (own, fresh)
 }
 
 /// Writes the index of `fresh` and of what the cache's index lists for other platforms. Returns it with those of its
@@ -103,13 +110,7 @@ async fn write(
             }
         };
         if changed || !fresh.is_empty() {
-            let mut names = vec![(full.clone(), root.clone())];
-            // linuxkit finds the image for one architecture under a name of its own.
-            names.extend(fresh.iter().filter_map(|image| {
-                let platform = image.manifest.platform.as_ref()?;
-                Some((format!("{full}-{}", platform.tag_suffix()), image.manifest.clone()))
-            }));
-            store.set_roots(&names)?;
+            store.set_roots(&[(full, root.clone())])?;
         }
         Ok::<_, StoreError>((root, index, own, changed))
     });

@@ -16,3 +16,6 @@ pub mod run;
 pub use error::{PackageResult, RunSummary, UnitError, UnitFailure};
 pub use execute::{log_name, needed_images};
 pub use run::{Engine, Job, Options, Plan, PlannedPackage, PlannedUnit, mistakes, plan};
+
+#[cfg(test)]
+mod tests;

@@ -39,6 +39,9 @@ pub struct UnitFacts {
     pub facts: Facts,
     /// The cache's image, when it is complete.
     pub local: Option<BuiltImage>,
+    /// Whether the package's own index lists that image; else only the name for its architecture has it, because a run
+    /// ended before all platforms were there.
+    pub listed: bool,
     /// The registry's image.
     pub remote: Option<BuiltImage>,
 }
@@ -58,7 +61,7 @@ pub async fn probe(
 ) -> Result<Vec<Answer>, StoreError> {
     let locals = local(store, questions).await?;
     let asked = stream::iter(questions.iter().zip(&locals).map(|(question, locals)| async move {
-        if !locals.iter().any(|(local, _)| policy.asks_registry(*local)) {
+        if !locals.iter().any(|own| policy.asks_registry(own.local)) {
             return (Asked::No, question);
         }
         let repository = registry.repository(&question.reference.repository);
@@ -76,24 +79,42 @@ enum Asked {
 }
 
 /// What the cache has of one unit.
-type LocalImage = (Local, Option<BuiltImage>);
+struct LocalImage {
+    local: Local,
+    image: Option<BuiltImage>,
+    listed: bool,
+}
+
+impl LocalImage {
+    const ABSENT: Self = Self { local: Local::Absent, image: None, listed: true };
+
+    fn of(presence: Presence, listed: bool) -> Self {
+        match presence {
+            Presence::Absent => Self::ABSENT,
+            Presence::Incomplete(_) => Self { local: Local::Incomplete, ..Self::ABSENT },
+            Presence::Complete(manifest) => {
+                let image = BuiltImage { manifest, attestations: Vec::new() };
+                Self { local: Local::Complete(image.manifest.digest), image: Some(image), listed }
+            }
+        }
+    }
+}
 
 async fn local(store: Option<&Store>, questions: &[Question]) -> Result<Vec<Vec<LocalImage>>, StoreError> {
     let Some(store) = store.cloned() else {
-        return Ok(questions.iter().map(|question| vec![(Local::Absent, None); question.platforms.len()]).collect());
+        return Ok(questions.iter().map(|question| question.platforms.iter().map(|_| LocalImage::ABSENT).collect()).collect());
     };
     let questions = questions.to_vec();
     let looked = tokio::task::spawn_blocking(move || {
         let roots = store.roots()?;
         let look = |question: &Question, platform: &Platform| {
-            Ok(match roots.lookup(&question.name, platform)? {
-                Presence::Absent => (Local::Absent, None),
-                Presence::Incomplete(_) => (Local::Incomplete, None),
-                Presence::Complete(manifest) => {
-                    let image = BuiltImage { manifest, attestations: Vec::new() };
-                    (Local::Complete(image.manifest.digest), Some(image))
-                }
-            })
+            let found = LocalImage::of(roots.lookup(&question.name, platform)?, true);
+            if found.image.is_some() {
+                return Ok(found);
+            }
+            let own = format!("{}-{}", question.name, platform.tag_suffix());
+            let own = LocalImage::of(roots.lookup(&own, platform)?, false);
+            Ok(if own.image.is_some() { own } else { found })
         };
         questions.iter().map(|question| question.platforms.iter().map(|platform| look(question, platform)).collect()).collect()
     });
@@ -115,10 +136,11 @@ fn answer(question: &Question, locals: Vec<LocalImage>, asked: Asked) -> Answer 
             }
         },
     };
-    let units = question.platforms.iter().zip(locals).map(|(platform, (local, image))| {
+    let units = question.platforms.iter().zip(locals).map(|(platform, own)| {
         let found = remote.as_ref().and_then(|root| root.image(platform));
         let known = found.as_ref().map_or(known, |image| Remote::Complete(image.manifest.digest));
-        UnitFacts { facts: Facts { local, remote: known, source: question.source }, local: image, remote: found }
+        let facts = Facts { local: own.local, remote: known, source: question.source };
+        UnitFacts { facts, local: own.image, listed: own.listed, remote: found }
     });
     Answer { units: units.collect(), remote, error }
 }

@@ -41,6 +41,8 @@ pub struct Job {
     pub platforms: Vec<Platform>,
     /// Positions of jobs that must be done before, whatever the Dockerfile says.
     pub needs: Vec<usize>,
+    /// Whether it was asked for, or is only there because another is built from it: such a package is not published.
+    pub asked: bool,
 }
 
 impl Job {
@@ -145,6 +147,13 @@ fn source_of(tag: &PackageTag) -> Source {
     }
 }
 
+impl PlannedUnit {
+    /// Returns whether nothing is to be done for it.
+    fn is_idle(&self) -> bool {
+        matches!(self.decision, Decision::UseLocal(_) | Decision::UseRemote(_))
+    }
+}
+
 impl Plan {
     /// Returns whether carrying it out changes anything.
     pub fn has_work(&self) -> bool {
@@ -234,12 +243,14 @@ impl Engine {
             // Before anything is built: what cannot end well does not begin.
             for (job, at) in refused {
                 let error = shared.refusal(job, at).expect("it was refused");
-                fail(&shared, outside, &mut summary, Kind::Unit(job, at), error);
+                let (unit, took) = (shared.name(job, at), std::time::Duration::ZERO);
+                outside.emit(EventKind::UnitFinished { unit, outcome: failed(&error), took });
+                fail(&shared, &mut summary, Kind::Unit(job, at), error);
             }
         } else {
             let (kinds, tasks) = tasks(&shared);
             if let Some(error) = circle(&shared, &kinds, &tasks) {
-                fail(&shared, outside, &mut summary, error.0, error.1);
+                fail(&shared, &mut summary, error.0, error.1);
                 outside.emit(EventKind::RunFinished { summary: summary.totals });
                 return summary;
             }
@@ -263,7 +274,7 @@ impl Engine {
     /// Adds the packages that nothing had to be done for.
     async fn unchanged(&self, shared: &Shared, summary: &mut RunSummary) {
         let idle = |(job, package): (usize, &PlannedPackage)| {
-            let idle = package.units.iter().all(|unit| matches!(unit.decision, Decision::UseLocal(_) | Decision::UseRemote(_)));
+            let idle = package.units.iter().all(|unit| unit.is_idle() && unit.facts.listed);
             (idle && shared.options.policy.publish == Publish::No).then_some(job)
         };
         let idle: Vec<usize> = shared.plan.packages.iter().enumerate().filter_map(idle).collect();
@@ -317,11 +328,12 @@ fn tasks(shared: &Shared) -> (Vec<Kind>, Vec<Task>) {
     let publish = shared.options.policy.publish != Publish::No;
     let mut kinds = Vec::new();
     for (job, package) in shared.plan.packages.iter().enumerate() {
-        let active = |unit: &PlannedUnit| !matches!(unit.decision, Decision::UseLocal(_) | Decision::UseRemote(_));
+        let active = |unit: &PlannedUnit| !unit.is_idle();
+        let unlisted = package.units.iter().any(|unit| matches!(unit.decision, Decision::UseLocal(_)) && !unit.facts.listed);
         let units = package.units.iter().enumerate().filter(|(_, unit)| active(unit)).map(|(at, _)| Kind::Unit(job, at));
         let before = kinds.len();
         kinds.extend(units);
-        if kinds.len() > before || publish {
+        if kinds.len() > before || unlisted || (publish && shared.jobs[job].asked) {
             kinds.push(Kind::Finish(job));
         }
     }
@@ -383,10 +395,20 @@ fn needed_units(shared: &Shared, references: &BTreeMap<String, usize>, job: usiz
 fn work(shared: Arc<Shared>, kind: Kind, teller: Teller) -> BoxFuture<'static, Result<Option<PackageResult>, UnitError>> {
     Box::pin(async move {
         match kind {
-            Kind::Unit(job, at) => match shared.refusal(job, at) {
-                Some(refused) => Err(refused),
-                None => execute::unit(&shared, job, at, teller).await.map(|()| None),
-            },
+            Kind::Unit(job, at) => {
+                let result = match shared.refusal(job, at) {
+                    Some(refused) => Err(refused),
+                    None => execute::unit(&shared, job, at, teller.clone()).await,
+                };
+                // Told at once: what else runs may take hours.
+                if let Err(error) = result.as_ref().map_err(|error| (!error.is_cancelled()).then(|| failed(error)))
+                    && let Some(outcome) = error
+                {
+                    let (unit, took) = (shared.name(job, at), std::time::Duration::ZERO);
+                    teller.tell(EventKind::UnitFinished { unit, outcome, took }).await;
+                }
+                result.map(|()| None)
+            }
             Kind::Finish(job) => finish::package(&shared, job, teller).await.map(Some),
         }
     })
@@ -403,7 +425,7 @@ fn conclude(
         match (ended, *kind) {
             (Ended::Done(Some(result)), _) => summary.packages.push(result),
             (Ended::Done(None), _) => {}
-            (Ended::Failed(error), kind) => fail(shared, outside, summary, kind, error),
+            (Ended::Failed(error), kind) => fail(shared, summary, kind, error),
             (Ended::Skipped(by), Kind::Unit(job, at)) => {
                 let unit = shared.name(job, at);
                 let because = match kinds[by] {
@@ -435,23 +457,24 @@ fn conclude(
     summary.totals.pushed = summary.packages.iter().filter(|package| package.pushed).count();
 }
 
-fn fail(shared: &Shared, outside: &Outside<'_>, summary: &mut RunSummary, kind: Kind, error: UnitError) {
+fn fail(shared: &Shared, summary: &mut RunSummary, kind: Kind, error: UnitError) {
     summary.totals.failed += 1;
     let (job, platform) = match kind {
         Kind::Unit(job, at) => (job, Some(shared.unit(job, at).platform.clone())),
         Kind::Finish(job) => (job, None),
     };
-    if let Kind::Unit(job, at) = kind {
-        let mut lines = vec![error.to_string()];
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            lines.push(error.to_string());
-            cause = error.source();
-        }
-        let (unit, outcome) = (shared.name(job, at), Outcome::Failed { error: lines });
-        outside.emit(EventKind::UnitFinished { unit, outcome, took: std::time::Duration::ZERO });
-    }
     summary.failures.push(UnitFailure { package: shared.jobs[job].name.clone(), platform, error });
+}
+
+/// Returns the outcome of a unit that failed: the error and its causes.
+fn failed(error: &UnitError) -> Outcome {
+    let mut lines = vec![error.to_string()];
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        lines.push(error.to_string());
+        cause = error.source();
+    }
+    Outcome::Failed { error: lines }
 }
 
 /// Returns every mistake in the Dockerfiles of what would be built, all at once, so that none is found an hour later.

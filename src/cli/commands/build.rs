@@ -9,34 +9,21 @@ use serde::Serialize;
 use super::Context;
 use crate::builder::embedded::EmbeddedBuilder;
 use crate::builder::embedded::sandbox::Sandbox;
-use crate::cli::args::{AbsentArgs, BuildArgs, OnRegistryError, PlatformArgs, PolicyArgs, Selection};
+use crate::cli::args::{AbsentArgs, BuildArgs, OnRegistryError, PolicyArgs};
 use crate::cli::argv::CalledAs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
-use crate::cli::packages::{Selected, key_values};
-use crate::cli::registries::registry;
+use crate::cli::packages::key_values;
+use crate::cli::prepared::Prepared;
 use crate::cli::settings::Settings;
 use crate::engine::dispatch::{Limits, OnFailure, Outside, listen};
 use crate::engine::plan::{Build, OnUnknown, Policy, Publish, RemoteUse};
 use crate::engine::publish::{ArchitectureTags, Existing};
-use crate::engine::{Engine, Job, Options, Plan, RunSummary, mistakes, plan};
-use crate::oci::Platform;
-use crate::package::Package;
-use crate::registry::Registry;
+use crate::engine::{Engine, Options, RunSummary};
 use crate::report::reporter;
 use crate::store::Store;
 use crate::sys::fs::write_atomic;
 use crate::time::{Clock, SystemClock};
-
-/// Packages, ready to be planned.
-pub(super) struct Prepared {
-    /// The packages.
-    pub(super) jobs: Vec<Job>,
-    /// The registries.
-    pub(super) registry: Registry,
-    /// How many units are worked on at once.
-    pub(super) at_once: usize,
-}
 
 pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Result<Exit, Failure> {
     args.push |= push;
@@ -49,7 +36,7 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
         }
         args.release.clear();
     }
-    let prepared = prepare(&args.selection, &args.platforms, context)?;
+    let mut prepared = Prepared::load(&args.selection, &args.platforms, &context.settings)?;
     let publish = match (args.push, args.release.is_empty()) {
         (false, _) => Publish::No,
         (true, true) => Publish::Push,
@@ -58,7 +45,7 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
     let policy = policy(&args.policy, publish, &context.settings);
     if args.dry_run {
         let store = Store::open_existing(&context.settings.cache)?;
-        let plan = super::block_on(planned(&prepared, store.as_ref(), &policy))?;
+        let plan = super::block_on(prepared.plan(store.as_ref(), &policy))?;
         super::plan::show(&prepared, &plan, false, context)?;
         return Ok(Exit::Done);
     }
@@ -67,18 +54,12 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
     report(&args, &summary, context)
 }
 
-async fn planned(prepared: &Prepared, store: Option<&Store>, policy: &Policy) -> Result<Plan, Failure> {
-    let plan = plan(store, &prepared.registry, &prepared.jobs, policy).await?;
-    let mistakes = mistakes(&prepared.jobs, &plan);
-    if mistakes.0.is_empty() { Ok(plan) } else { Err(mistakes.into()) }
-}
-
-async fn carry_out(prepared: Prepared, options: Options, context: &Context) -> Result<RunSummary, Failure> {
+async fn carry_out(mut prepared: Prepared, options: Options, context: &Context) -> Result<RunSummary, Failure> {
     let clock = SystemClock;
     let started = clock.now();
     let interrupts = listen().map_err(Failure::Runtime)?;
     let store = Store::open(&context.settings.cache)?;
-    let plan = planned(&prepared, Some(&store), &options.policy).await?;
+    let plan = prepared.plan(Some(&store), &options.policy).await?;
     let builder = EmbeddedBuilder::open(store.clone(), Sandbox::of_this_program(), prepared.at_once)?;
     let engine = Engine { store, registry: prepared.registry, builder: Arc::new(builder) };
     let sink = reporter(context.settings.look, Box::new(std::io::stderr()));
@@ -89,7 +70,7 @@ async fn carry_out(prepared: Prepared, options: Options, context: &Context) -> R
 /// Prints references, writes the files that were asked for, then the failures: they come last.
 fn report(args: &BuildArgs, summary: &RunSummary, context: &mut Context) -> Result<Exit, Failure> {
     let mut refs = String::new();
-    for package in &summary.packages {
+    for package in summary.packages.iter().filter(|package| package.asked) {
         let reference = match package.digest {
             Some(digest) => format!("{}@{digest}", package.short),
             None => package.short.clone(),
@@ -103,7 +84,8 @@ fn report(args: &BuildArgs, summary: &RunSummary, context: &mut Context) -> Resu
     if let Some(path) = &args.image_refs {
         write(&context.settings.path(path), refs.as_bytes())?;
     }
-    if let (Some(path), [package]) = (&args.iidfile, &summary.packages[..])
+    let asked: Vec<_> = summary.packages.iter().filter(|package| package.asked).collect();
+    if let (Some(path), [package]) = (&args.iidfile, &asked[..])
         && let Some(digest) = package.digest
     {
         write(&context.settings.path(path), digest.to_string().as_bytes())?;
@@ -114,7 +96,8 @@ fn report(args: &BuildArgs, summary: &RunSummary, context: &mut Context) -> Resu
         write(&context.settings.path(path), &bytes)?;
     }
     context.out.flush()?;
-    crate::cli::error::print_run(summary, &mut std::io::stderr().lock());
+    let logs = context.settings.cache.join("pkgbuild/v1/logs");
+    crate::cli::error::print_run(summary, &logs, &mut std::io::stderr().lock());
     Ok(crate::cli::exit::of_run(summary))
 }
 
@@ -152,87 +135,6 @@ fn metadata(summary: &RunSummary) -> BTreeMap<String, Metadata> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     write_atomic(path, bytes, 0o644).map_err(|source| Failure::File { action: "write", path: path.to_owned(), source })
-}
-
-/// Reads what the command line means and computes tags and arguments; asks no registry.
-pub(super) fn prepare(selection: &Selection, platforms: &PlatformArgs, context: &Context) -> Result<Prepared, Failure> {
-    let settings = &context.settings;
-    if let Some(commit) = selection.overrides.hash_commit.as_ref().filter(|commit| *commit != "HEAD") {
-        let message = format!("cannot build from commit `{commit}`: what is built is what is checked out");
-        return Err(Failure::Usage {
-            message,
-            hint: Some("check the commit out, for example with `git worktree add`".to_owned()),
-        });
-    }
-    let mut selected = Selected::load(selection, settings)?;
-    let tags = selected.package_tags()?;
-    let (args, called) = selected.arguments(&tags)?;
-    let registry = registry(settings, Some(selected.workspace.settings()))?;
-    let names = names(&selected.packages);
-    let needs: Vec<Vec<usize>> = selected.packages.iter().map(|package| needs(package, &selected.packages)).collect();
-    let mut jobs: Vec<Job> = Vec::new();
-    for ((((package, tag), args), name), needs) in selected.packages.into_iter().zip(tags).zip(args).zip(names).zip(needs) {
-        let platforms = chosen(&package, platforms, settings.called);
-        // `@lkt:` arguments say what a package is called when nothing is overridden; this run means the same package.
-        let alias = called.get(&package.directory).and_then(|short| short.parse().ok());
-        let aliases = alias.into_iter().filter(|alias| *alias != tag.reference).collect();
-        jobs.push(Job { name, package, tag, aliases, args, platforms, needs });
-    }
-    refuse_twice(&jobs)?;
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let at_once = settings.jobs.or(selected.workspace.settings().jobs).unwrap_or(processors);
-    Ok(Prepared { jobs, registry, at_once })
-}
-
-/// Two packages with one name would overwrite each other, and which one wins would depend on luck.
-fn refuse_twice(jobs: &[Job]) -> Result<(), Failure> {
-    let mut seen: BTreeMap<&str, &Job> = BTreeMap::new();
-    for job in jobs {
-        if let Some(other) = seen.insert(&job.tag.full, job)
-            && other.package.directory != job.package.directory
-        {
-            let (one, two) = (other.package.shown.display(), job.package.shown.display());
-            return Err(Failure::usage(format!("`{one}` and `{two}` are both called `{}`", job.tag.short)));
-        }
-    }
-    Ok(())
-}
-
-/// Returns a name for each package: its image's, and where two share that, its directory.
-fn names(packages: &[Package]) -> Vec<String> {
-    let count = |image: &str| packages.iter().filter(|package| package.settings.image == image).count();
-    let name = |package: &Package| match count(&package.settings.image) {
-        1 => package.settings.image.clone(),
-        _ => package.shown.display().to_string(),
-    };
-    packages.iter().map(name).collect()
-}
-
-/// Returns the positions of the packages that `depends.packages` of `package` names.
-fn needs(package: &Package, packages: &[Package]) -> Vec<usize> {
-    let named = &package.settings.depends.packages;
-    let is_meant = |other: &Package, name: &str| {
-        other.settings.image == name || other.name() == name || other.directory == package.directory.join(name)
-    };
-    let positions = packages.iter().enumerate().filter(|(_, other)| named.iter().any(|needed| is_meant(other, &needed.name)));
-    positions.map(|(at, _)| at).collect()
-}
-
-/// Returns the platforms to build `package` for. linuxkit builds for whatever is asked; we leave out what a package is not
-/// for, so that one list serves a whole workspace.
-fn chosen(package: &Package, args: &PlatformArgs, called: CalledAs) -> Vec<Platform> {
-    let own = package.platforms();
-    if !args.platforms.is_empty() {
-        let mut platforms = Vec::new();
-        for platform in &args.platforms {
-            let wanted = own.contains(platform) || (called == CalledAs::Linuxkit && !own.is_empty());
-            if wanted && !platforms.contains(platform) {
-                platforms.push(platform.clone());
-            }
-        }
-        return platforms;
-    }
-    own.iter().filter(|platform| !args.skip_platforms.contains(platform)).cloned().collect()
 }
 
 /// Returns what the flags say about building and pulling.

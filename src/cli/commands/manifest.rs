@@ -1,10 +1,10 @@
 //! `manifest`: the index of images that separate machines have built and pushed, each for its architecture.
 
 use super::Context;
-use super::build::prepare;
 use crate::cli::args::{ManifestArgs, PlatformArgs};
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
+use crate::cli::prepared::Prepared;
 use crate::engine::Job;
 use crate::engine::plan::Source;
 use crate::engine::publish::{ArchitectureTags, Existing, PublishError, Publishable, PushOptions, Released, TaggedIndex, gather};
@@ -13,7 +13,7 @@ use crate::registry::Registry;
 use crate::transfer::CopyOptions;
 
 pub(super) fn run(args: &ManifestArgs, context: &mut Context) -> Result<Exit, Failure> {
-    let prepared = prepare(&args.selection, &PlatformArgs::default(), context)?;
+    let prepared = Prepared::load(&args.selection, &PlatformArgs::default(), &context.settings)?;
     let work = async {
         let mut lines = Vec::new();
         for job in prepared.jobs.iter().filter(|job| !job.platforms.is_empty()) {

@@ -3,38 +3,30 @@
 use serde::Serialize;
 
 use super::Context;
-use super::build::{Prepared, policy, prepare};
+use super::build::policy;
 use crate::builder::Support;
 use crate::builder::embedded::sandbox::Sandbox;
 use crate::cli::args::PlanArgs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
+use crate::cli::prepared::Prepared;
 use crate::engine::plan::{Decision, Publish};
 use crate::engine::{Plan, PlannedUnit};
 use crate::oci::Platform;
 use crate::package::SourceState;
-use crate::registry::Registry;
 use crate::store::Store;
 
 pub(super) fn run(args: &PlanArgs, context: &mut Context) -> Result<Exit, Failure> {
-    let prepared = prepare(&args.selection, &args.platforms, context)?;
+    let mut prepared = Prepared::load(&args.selection, &args.platforms, &context.settings)?;
     let publish = if args.push { Publish::Push } else { Publish::No };
     let policy = policy(&args.policy, publish, &context.settings);
     let store = Store::open_existing(&context.settings.cache)?;
-    let plan = super::block_on(make(&prepared, store.as_ref(), &policy))?;
+    let plan = super::block_on(prepared.plan(store.as_ref(), &policy))?;
     show(&prepared, &plan, args.json, context)?;
     if !plan.refused().is_empty() {
         return Ok(Exit::Refused);
     }
     Ok(if args.detailed_exitcode && plan.has_work() { Exit::Work } else { Exit::Done })
-}
-
-/// Gathers facts and decides.
-async fn make(prepared: &Prepared, store: Option<&Store>, policy: &crate::engine::plan::Policy) -> Result<Plan, Failure> {
-    let registry: &Registry = &prepared.registry;
-    let plan = crate::engine::plan(store, registry, &prepared.jobs, policy).await?;
-    let mistakes = crate::engine::mistakes(&prepared.jobs, &plan);
-    if mistakes.0.is_empty() { Ok(plan) } else { Err(mistakes.into()) }
 }
 
 #[derive(Serialize)]
