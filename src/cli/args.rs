@@ -196,6 +196,7 @@ pub struct Overrides {
 
 /// For which platforms.
 #[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "What to build")]
 pub struct PlatformArgs {
     /// Only these, `os/arch[/variant]`; `local` is this machine's (repeatable, commas) [default: those of build.yml]
     #[arg(long = "platform", alias = "platforms", value_name = "LIST", value_delimiter = ',')]
@@ -207,6 +208,7 @@ pub struct PlatformArgs {
 
 /// When to build, pull or do neither.
 #[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "What to build")]
 pub struct PolicyArgs {
     /// Build everything, whatever is there
     #[arg(long, conflicts_with_all = ["pull", "nobuild"])]
@@ -251,46 +253,46 @@ pub struct BuildArgs {
     #[expect(missing_docs, reason = "flattened")]
     pub absent: AbsentArgs,
     /// Push the indexes when they are complete
-    #[arg(long)]
+    #[arg(long, help_heading = "Results")]
     pub push: bool,
     /// Name what was pushed this, too (repeatable)
-    #[arg(long, value_name = "TAG")]
+    #[arg(long, help_heading = "Results", value_name = "TAG")]
     pub release: Vec<Tag>,
     /// Let a release tag that exists name something else
-    #[arg(long)]
+    #[arg(long, help_heading = "Results")]
     pub move_release: bool,
     /// Push a tag for each architecture, too
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", default_value = "true", action = ArgAction::Set)]
+    #[arg(long, help_heading = "Results", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", default_value = "true", action = ArgAction::Set)]
     pub manifest: bool,
     /// Use no results of earlier steps
-    #[arg(long)]
+    #[arg(long, help_heading = "How to build")]
     pub no_cache: bool,
     /// Set a label of the images (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, help_heading = "How to build", value_name = "KEY=VALUE")]
     pub label: Vec<String>,
     /// Set an annotation of the image manifests (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, help_heading = "How to build", value_name = "KEY=VALUE")]
     pub annotation: Vec<String>,
     /// After a failure go on with all that does not need what failed
-    #[arg(long, short = 'k')]
+    #[arg(long, help_heading = "How to build", short = 'k')]
     pub keep_going: bool,
     /// After a failure end what runs, too
-    #[arg(long, conflicts_with = "keep_going")]
+    #[arg(long, help_heading = "How to build", conflicts_with = "keep_going")]
     pub fail_fast: bool,
     /// End the run after this time: 90s, 10m, 2h
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, help_heading = "How to build", value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<std::time::Duration>,
     /// Only say what would be done: `plan`
-    #[arg(long)]
+    #[arg(long, help_heading = "How to build")]
     pub dry_run: bool,
     /// Write what was built as JSON, one object for each package
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
     /// Write the references of the indexes with their digests, one a line
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub image_refs: Option<PathBuf>,
     /// Write the digest of the index of the one package
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
 }
 

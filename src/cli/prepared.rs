@@ -2,6 +2,7 @@
 //! packages that it is built from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::args::{PlatformArgs, Selection};
 use super::argv::CalledAs;
@@ -9,11 +10,13 @@ use super::error::Failure;
 use super::packages::{Names, Selected};
 use super::registries::registry;
 use super::settings::Settings;
+use crate::engine::event::EventSink;
 use crate::engine::plan::{Build, Decision, Policy, Publish};
 use crate::engine::{Job, Plan, mistakes, plan};
 use crate::oci::Platform;
 use crate::package::{Package, TagOverrides};
 use crate::registry::Registry;
+use crate::report::reporter;
 use crate::store::Store;
 
 /// Packages, ready to be planned.
@@ -22,6 +25,8 @@ pub(super) struct Prepared {
     pub(super) jobs: Vec<Job>,
     /// The registries.
     pub(super) registry: Registry,
+    /// Where everything that happens is told.
+    pub(super) sink: Arc<dyn EventSink>,
     /// How many units are worked on at once.
     pub(super) at_once: usize,
     selected: Selected,
@@ -46,12 +51,14 @@ impl Prepared {
         let mut selected = Selected::load(selection, settings)?;
         let mut seen = BTreeSet::new();
         selected.packages.retain(|package| seen.insert(package.directory.clone()));
-        let registry = registry(settings, Some(selected.workspace.settings()))?;
+        let sink: Arc<dyn EventSink> = reporter(settings.look, Box::new(std::io::stderr())).into();
+        let registry = registry(settings, selected.workspace.settings(), &sink)?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let at_once = settings.jobs.or(selected.workspace.settings().jobs).unwrap_or(processors);
         let mut prepared = Self {
             jobs: Vec::new(),
             registry,
+            sink,
             at_once,
             selected,
             named: !selection.packages.is_empty(),

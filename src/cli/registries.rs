@@ -1,20 +1,43 @@
 //! How registries are reached: flags and environment over the workspace file.
 
+use std::sync::Arc;
+
 use super::error::Failure;
 use super::settings::Settings;
-use crate::package::Settings as WorkspaceSettings;
-use crate::registry::{Access, CredentialSources, MirrorUrl, Mirrors, Registry, RegistryError, Settings as RegistrySettings};
+use crate::engine::event::{Event, EventKind, EventSink};
+use crate::package::{Settings as WorkspaceSettings, Workspace, WorkspaceOptions};
+use crate::registry::{
+    Access, CredentialSources, MirrorUrl, Mirrors, Registry, RegistryError, Retrying, Settings as RegistrySettings,
+};
+use crate::report::reporter;
+use crate::time::{Clock, SystemClock};
 
-/// Returns the registries of a run.
+/// Returns the registries of a command that is about no package, as the workspace around it, if there is one, says.
+///
+/// # Errors
+/// As [`registry`], and every mistake in the workspace file.
+pub(super) fn registry_here(settings: &Settings) -> Result<Registry, Failure> {
+    let mut options = WorkspaceOptions::new(&settings.directory);
+    options.config.clone_from(&settings.config);
+    let workspace = Workspace::load(options)?;
+    let sink: Arc<dyn EventSink> = reporter(settings.look, Box::new(std::io::stderr())).into();
+    registry(settings, workspace.settings(), &sink)
+}
+
+/// Returns the registries of a run. Repeated requests are told to `sink`.
 ///
 /// # Errors
 /// When a mirror or a file of certificates cannot be used.
-pub(super) fn registry(settings: &Settings, workspace: Option<&WorkspaceSettings>) -> Result<Registry, Failure> {
+pub(super) fn registry(
+    settings: &Settings,
+    workspace: &WorkspaceSettings,
+    sink: &Arc<dyn EventSink>,
+) -> Result<Registry, Failure> {
     let mut mirrors = Mirrors::parse(&settings.mirrors)?;
     // A flag or a variable wins over the file for the registry that it is about.
     let said: Vec<&str> = settings.mirrors.iter().map(|text| registry_of(text)).collect();
     let (mut certificate_files, mut insecure) = (settings.cert_files.clone(), settings.insecure.clone());
-    for (name, own) in workspace.iter().flat_map(|workspace| &workspace.registries) {
+    for (name, own) in &workspace.registries {
         if !own.mirrors.is_empty() && !said.contains(&name.as_str()) {
             let urls = own.mirrors.iter().map(|url| url.parse::<MirrorUrl>()).collect::<Result<_, RegistryError>>()?;
             mirrors.set(name, urls);
@@ -22,6 +45,8 @@ pub(super) fn registry(settings: &Settings, workspace: Option<&WorkspaceSettings
         certificate_files.extend(own.ca.clone());
         insecure.extend(own.insecure.then(|| name.clone()));
     }
+    let (sink, clock) = (Arc::clone(sink), SystemClock);
+    let started = clock.now();
     Ok(Registry::new(RegistrySettings {
         mirrors,
         certificate_files,
@@ -32,6 +57,11 @@ pub(super) fn registry(settings: &Settings, workspace: Option<&WorkspaceSettings
             ..CredentialSources::default()
         },
         access: if settings.offline { Access::Offline } else { Access::Online },
+        on_retry: Some(Arc::new(move |retrying: &Retrying| {
+            let at = clock.now();
+            let Retrying { request, why, after } = retrying.clone();
+            sink.emit(Event { at, elapsed: at.since(started), kind: EventKind::Retrying { request, after, why } });
+        })),
         ..RegistrySettings::default()
     })?)
 }

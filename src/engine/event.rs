@@ -192,8 +192,8 @@ pub enum EventKind {
     },
     /// Something failed and is tried again.
     Retrying {
-        /// The package it is about.
-        package: String,
+        /// What was asked, of whom.
+        request: String,
         /// After how long, in seconds.
         #[serde(serialize_with = "seconds")]
         after: Duration,

@@ -106,7 +106,7 @@ pub(super) fn lines(event: &Event, verbosity: u8) -> Vec<String> {
             vec![format!("pushed {} as {}: {sent}", reference.familiar(), short(digest))]
         }
         EventKind::Released { reference, digest, .. } => vec![format!("released {} as {}", reference.familiar(), short(digest))],
-        EventKind::Retrying { package, after, why } => vec![format!("{package}: trying again in {}: {why}", duration(*after))],
+        EventKind::Retrying { request, after, why } => vec![format!("{request}: trying again in {}: {why}", duration(*after))],
         EventKind::Cancelling { reason } => vec![cancelling(*reason).to_owned()],
         EventKind::RunFinished { summary } => vec![format!("{} in {}", totals(summary), duration(event.elapsed))],
         _ => Vec::new(),

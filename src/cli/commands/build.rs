@@ -20,7 +20,6 @@ use crate::engine::dispatch::{Limits, OnFailure, Outside, listen};
 use crate::engine::plan::{Build, OnUnknown, Policy, Publish, RemoteUse};
 use crate::engine::publish::{ArchitectureTags, Existing};
 use crate::engine::{Engine, Options, RunSummary};
-use crate::report::reporter;
 use crate::store::Store;
 use crate::sys::fs::write_atomic;
 use crate::time::{Clock, SystemClock};
@@ -57,13 +56,16 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
 async fn carry_out(mut prepared: Prepared, options: Options, context: &Context) -> Result<RunSummary, Failure> {
     let clock = SystemClock;
     let started = clock.now();
-    let interrupts = listen().map_err(Failure::Runtime)?;
+    let mut interrupts = listen().map_err(Failure::Runtime)?;
     let store = Store::open(&context.settings.cache)?;
-    let plan = prepared.plan(Some(&store), &options.policy).await?;
+    // Nothing was begun yet, so an interrupt has nothing to wait for.
+    let plan = tokio::select! {
+        plan = prepared.plan(Some(&store), &options.policy) => plan?,
+        reason = interrupts.recv() => return Ok(RunSummary { cancelled: reason, ..RunSummary::default() }),
+    };
     let builder = EmbeddedBuilder::open(store.clone(), Sandbox::of_this_program(), prepared.at_once)?;
     let engine = Engine { store, registry: prepared.registry, builder: Arc::new(builder) };
-    let sink = reporter(context.settings.look, Box::new(std::io::stderr()));
-    let mut outside = Outside { clock: &clock, started, sink: &*sink, interrupts };
+    let mut outside = Outside { clock: &clock, started, sink: &*prepared.sink, interrupts };
     Ok(engine.run(prepared.jobs, plan, options, &mut outside).await)
 }
 

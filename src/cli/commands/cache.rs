@@ -7,7 +7,7 @@ use crate::cli::args::CacheCommand;
 use crate::cli::argv::CalledAs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
-use crate::cli::registries::registry;
+use crate::cli::registries::registry_here;
 use crate::content::ContentSource;
 use crate::engine::publish::ArchitectureTags;
 use crate::oci::Reference;
@@ -100,7 +100,7 @@ fn clean_published(context: &mut Context) -> Result<Exit, Failure> {
 /// Returns those of `names` whose registry has the same under the same name. What cannot be told stops everything: an image
 /// that nobody else has must not be lost to an outage.
 fn published(roots: &Roots, names: Vec<String>, context: &Context) -> Result<Vec<String>, Failure> {
-    let registry = registry(&context.settings, None)?;
+    let registry = registry_here(&context.settings)?;
     let mut published = Vec::new();
     for name in names {
         let reference: Reference = name.parse()?;

@@ -9,7 +9,7 @@ use super::{Context, block_on};
 use crate::cli::args::ExportArgs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
-use crate::cli::registries::registry;
+use crate::cli::registries::registry_here;
 use crate::engine::index;
 use crate::engine::plan::Source;
 use crate::engine::publish::{ArchitectureTags, Publishable, PushOptions, TaggedIndex};
@@ -66,7 +66,7 @@ pub(super) fn import(file: &str, name: Option<&str>, context: &mut Context) -> R
 pub(super) fn pull(images: &[String], platforms: &[Platform], context: &mut Context) -> Result<Exit, Failure> {
     let store = open(context)?;
     let references = images.iter().map(|image| image.parse::<Reference>()).collect::<Result<Vec<_>, _>>()?;
-    let registry = registry(&context.settings, None)?;
+    let registry = registry_here(&context.settings)?;
     let options = CopyOptions {
         platforms: if platforms.is_empty() { Platforms::All } else { Platforms::Only(platforms.to_vec()) },
         ..CopyOptions::default()
@@ -95,7 +95,7 @@ pub(super) fn push(request: &PushRequest<'_>, context: &mut Context) -> Result<E
     }
     let store = open(context)?;
     let roots = store.roots()?;
-    let registry = registry(&context.settings, None)?;
+    let registry = registry_here(&context.settings)?;
     for image in request.images {
         let name = known_name(&roots, image)?;
         let reference: Reference = request.remote_name.unwrap_or(&name).parse()?;

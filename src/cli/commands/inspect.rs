@@ -10,7 +10,7 @@ use super::{Context, block_on};
 use crate::cli::args::InspectArgs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
-use crate::cli::registries::registry;
+use crate::cli::registries::registry_here;
 use crate::content::{ContentSource, DOCUMENT_LIMIT, read_whole};
 use crate::engine::index;
 use crate::engine::publish::PublishError;
@@ -52,7 +52,7 @@ fn local(image: &str, context: &Context) -> Result<Option<Found>, Failure> {
 
 fn remote(image: &str, context: &Context) -> Result<Found, Failure> {
     let reference: Reference = image.parse()?;
-    let registry = registry(&context.settings, None)?;
+    let registry = registry_here(&context.settings)?;
     let repository = registry.repository(&reference.repository);
     let root =
         block_on(async { RemoteRoot::read(repository, &reference).await.map_err(|error| PublishError::from(error).into()) })?;

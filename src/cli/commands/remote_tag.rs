@@ -4,7 +4,7 @@ use super::Context;
 use crate::cli::args::RemoteTagArgs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
-use crate::cli::registries::registry;
+use crate::cli::registries::registry_here;
 use crate::engine::publish::{Existing, name};
 use crate::oci::Reference;
 use crate::transfer::{CopyOptions, TransferError, copy};
@@ -14,7 +14,7 @@ pub(super) fn run(args: &RemoteTagArgs, context: &mut Context) -> Result<Exit, F
     if to.digest.is_some() {
         return Err(Failure::usage(format!("`{}` is no name that can be given: a digest follows from the content", args.to)));
     }
-    let registry = registry(&context.settings, None)?;
+    let registry = registry_here(&context.settings)?;
     let existing = if args.force { Existing::Moves } else { Existing::Stays };
     let work = async {
         let source = registry.upstream(&from.repository);
