@@ -565,7 +565,9 @@ pub struct CompletionArgs {
 #[derive(Args, Debug, Clone)]
 pub struct ManArgs {
     /// The directory; made when missing
-    pub directory: PathBuf,
+    // Not called `directory`: that is the global option of this name.
+    #[arg(value_name = "DIR")]
+    pub pages: PathBuf,
 }
 
 /// Parses `90`, `90s`, `10m`, `1h30m`.
@@ -602,6 +604,21 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_has_an_argument_of_a_global_options_name() {
+        fn check(command: &clap::Command, globals: &[String]) {
+            for argument in command.get_arguments().filter(|argument| !argument.is_global_set()) {
+                assert!(!globals.contains(&argument.get_id().to_string()), "{} {}", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(|inner| check(inner, globals));
+        }
+        let command = CommandLine::command();
+        let globals = command.get_arguments().filter(|argument| argument.is_global_set());
+        let globals: Vec<String> = globals.map(|argument| argument.get_id().to_string()).collect();
+        assert!(globals.len() > 10);
+        check(&command, &globals);
     }
 
     #[test]

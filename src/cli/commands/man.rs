@@ -9,7 +9,7 @@ use crate::cli::exit::Exit;
 use crate::sys::fs::write_atomic;
 
 pub(super) fn run(args: &ManArgs, context: &mut Context) -> Result<Exit, Failure> {
-    let directory = context.settings.path(&args.directory);
+    let directory = context.settings.path(&args.pages);
     let failed = |source| Failure::File { action: "write man pages to", path: directory.clone(), source };
     fs_err::create_dir_all(&directory).map_err(failed)?;
     let mut root = CommandLine::command();
