@@ -8,8 +8,8 @@ use super::error::Failure;
 use super::settings::Settings;
 use crate::git::Repositories;
 use crate::package::{
-    ArgFile, Args, Graph, Package, PackageError, PackageOverrides, PackageTag, TagOverrides, TagScheme, Workspace,
-    WorkspaceOptions, compute,
+    ArgFile, Args, Graph, InputKey, Keyed, Package, PackageError, PackageOverrides, PackageTag, TagOverrides, TagScheme,
+    Workspace, WorkspaceOptions, compute, input_keys,
 };
 
 /// The workspace, and the packages of it that a command line means.
@@ -24,13 +24,22 @@ pub(super) struct Selected {
     pub(super) repositories: Repositories,
     arguments: Vec<(String, String)>,
     argument_files: Vec<ArgFile>,
+    /// The keys of the inputs of the packages and of those that they need, by directory, once asked for.
+    keys: Option<BTreeMap<PathBuf, InputKey>>,
 }
-
-/// Build arguments by name.
-pub(super) type Arguments = BTreeMap<String, String>;
 
 /// What `@lkt:` arguments call packages, by directory.
 pub(super) type Names = BTreeMap<PathBuf, String>;
+
+/// What follows from packages and the command line, in the packages' order.
+pub(super) struct Named {
+    /// The tags.
+    pub(super) tags: Vec<PackageTag>,
+    /// The build arguments.
+    pub(super) arguments: Vec<BTreeMap<String, String>>,
+    /// What `@lkt:` arguments call packages, by directory.
+    pub(super) called: Names,
+}
 
 impl Selected {
     /// Reads the workspace and the packages that `selection` means.
@@ -58,11 +67,6 @@ impl Selected {
             dockerfile: overrides.dockerfile.clone(),
         };
         let workspace = Workspace::load(options)?;
-        if workspace.settings().tag_scheme == TagScheme::Complete {
-            let message = "this version has no `tag-scheme: complete`";
-            let hint = Some("leave the key out of the workspace file for linuxkit's scheme".to_owned());
-            return Err(Failure::Usage { message: message.to_owned(), hint });
-        }
         let packages = workspace.select(&selection.packages)?;
         Ok(Self {
             workspace,
@@ -71,6 +75,7 @@ impl Selected {
             repositories: Repositories::new(),
             arguments: key_values(&overrides.build_arg, "--build-arg")?,
             argument_files: overrides.build_arg_file.iter().map(|file| argument_file(file, settings)).collect(),
+            keys: None,
         })
     }
 
@@ -79,8 +84,13 @@ impl Selected {
     /// # Errors
     /// The first package that has none.
     pub(super) fn package_tags(&mut self) -> Result<Vec<PackageTag>, Failure> {
-        let (repositories, tags) = (&mut self.repositories, &self.tags);
-        Ok(self.packages.iter().map(|package| compute(package, repositories, tags)).collect::<Result<_, PackageError>>()?)
+        Ok(match self.workspace.settings().tag_scheme {
+            TagScheme::Linuxkit => {
+                let (repositories, tags) = (&mut self.repositories, &self.tags);
+                self.packages.iter().map(|package| compute(package, repositories, tags)).collect::<Result<_, PackageError>>()?
+            }
+            TagScheme::Complete => self.inputs()?.tags,
+        })
     }
 
     /// Returns the packages and everything of the workspace that they need.
@@ -88,24 +98,57 @@ impl Selected {
     /// # Errors
     /// Every mistake in the files that say what is needed, or the first circle.
     pub(super) fn graph(&self) -> Result<Graph, Failure> {
-        let args = Args::read(&self.workspace, &self.argument_files)?;
+        let args = Args::read(&self.workspace, &self.argument_files)?.with(&self.arguments);
         Ok(Graph::build(&self.workspace, self.packages.clone(), &args)?)
     }
 
-    /// Returns the build arguments of each package, in their order, and what they call other packages, by directory.
+    /// Returns the tags and the build arguments of each package.
     ///
     /// # Errors
-    /// Every argument that cannot be resolved.
-    pub(super) fn arguments(&mut self, tags: &[PackageTag]) -> Result<(Vec<Arguments>, Names), Failure> {
-        let mut args = Args::read(&self.workspace, &self.argument_files)?;
-        let mut resolved = Vec::with_capacity(self.packages.len());
-        for (package, tag) in self.packages.iter().zip(tags) {
-            let mut own = args.resolve(package, tag, &mut self.repositories)?;
-            own.extend(self.arguments.iter().cloned());
-            resolved.push(own);
+    /// The first package that has no tag, and every argument that cannot be resolved.
+    pub(super) fn named(&mut self) -> Result<Named, Failure> {
+        if self.workspace.settings().tag_scheme == TagScheme::Complete {
+            return self.inputs();
         }
-        let names = args.names().map(|(directory, short)| (directory.to_owned(), short.to_owned())).collect();
-        Ok((resolved, names))
+        let tags = self.package_tags()?;
+        let mut args = Args::read(&self.workspace, &self.argument_files)?.with(&self.arguments);
+        let resolve = |(package, tag)| args.resolve(package, tag, &mut self.repositories);
+        let arguments = self.packages.iter().zip(&tags).map(resolve).collect::<Result<_, PackageError>>()?;
+        let called = args.names().map(|(directory, short)| (directory.to_owned(), short.to_owned())).collect();
+        Ok(Named { tags, arguments, called })
+    }
+
+    /// Returns the keys of the inputs of the packages and of all that they need, by directory.
+    ///
+    /// # Errors
+    /// As [`Selected::graph`] and [`Selected::named`].
+    pub(super) fn keys(&mut self) -> Result<BTreeMap<PathBuf, InputKey>, Failure> {
+        if self.keys.is_none() {
+            self.inputs()?;
+        }
+        Ok(self.keys.clone().expect("set above"))
+    }
+
+    /// Looks at everything that goes into the packages, those that they need included, and keeps their keys. Tags and
+    /// arguments follow under the complete scheme only.
+    fn inputs(&mut self) -> Result<Named, Failure> {
+        let mut args = Args::read(&self.workspace, &self.argument_files)?.with(&self.arguments);
+        let graph = Graph::build(&self.workspace, self.packages.clone(), &args)?;
+        let keyed = input_keys(&self.workspace, &graph, &mut args, &mut self.repositories, &self.tags)?;
+        let (mut tags, mut arguments) = (Vec::new(), Vec::new());
+        let key = |(package, keyed): (&Package, &Keyed)| (package.directory.clone(), keyed.key.clone());
+        let keys = graph.packages().iter().zip(&keyed).map(key).collect();
+        for package in &self.packages {
+            let this = &keyed[graph.place_of(package).expect("the graph was made of the packages")];
+            if self.workspace.settings().tag_scheme == TagScheme::Complete {
+                let tag = this.tag(package, &self.tags)?;
+                arguments.push(args.resolve(package, &tag, &mut self.repositories)?);
+                tags.push(tag);
+            }
+        }
+        let called = args.names().map(|(directory, short)| (directory.to_owned(), short.to_owned())).collect();
+        self.keys = Some(keys);
+        Ok(Named { tags, arguments, called })
     }
 }
 

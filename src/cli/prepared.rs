@@ -2,19 +2,20 @@
 //! packages that it is built from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::args::{PlatformArgs, Selection};
 use super::argv::CalledAs;
 use super::error::Failure;
-use super::packages::{Names, Selected};
+use super::packages::{Named, Names, Selected};
 use super::registries::registry;
 use super::settings::Settings;
 use crate::engine::event::EventSink;
 use crate::engine::plan::{Build, Decision, Policy, Publish};
 use crate::engine::{Job, Plan, mistakes, plan};
 use crate::oci::Platform;
-use crate::package::{Package, TagOverrides};
+use crate::package::{InputKey, Package, TagOverrides};
 use crate::registry::Registry;
 use crate::report::reporter;
 use crate::store::Store;
@@ -35,6 +36,8 @@ pub(super) struct Prepared {
     platforms: PlatformArgs,
     called: CalledAs,
     aliases: Names,
+    /// The keys of all that those asked for are made of, by directory, or why there are none; once asked for.
+    keys: Option<Result<BTreeMap<PathBuf, InputKey>, Failure>>,
 }
 
 impl Prepared {
@@ -65,6 +68,7 @@ impl Prepared {
             platforms: platforms.clone(),
             called: settings.called,
             aliases: Names::new(),
+            keys: None,
         };
         prepared.add_jobs(true)?;
         refuse_twice(&prepared.jobs)?;
@@ -80,6 +84,10 @@ impl Prepared {
         let builds = |package: &crate::engine::PlannedPackage| {
             package.units.iter().any(|unit| matches!(unit.decision, Decision::Build(_)))
         };
+        if planned.builds() {
+            // While it is known what was asked for. Who needs the keys asks again, and is told what failed.
+            let _ = self.give_keys();
+        }
         if self.named && planned.packages.iter().any(builds) {
             let needs = self.add_needed()?;
             // What was not asked for is neither built again nor published.
@@ -105,6 +113,19 @@ impl Prepared {
         if mistakes.0.is_empty() { Ok(planned) } else { Err(mistakes.into()) }
     }
 
+    /// Gives each job the key of its inputs. Asks more of files than tags need, so only those ask who use it.
+    ///
+    /// # Errors
+    /// When something that goes in cannot be read. Under linuxkit's scheme, where nothing else follows from the key, a run
+    /// can go on without.
+    pub(super) fn give_keys(&mut self) -> Result<(), &Failure> {
+        match self.keys.get_or_insert_with(|| self.selected.keys()) {
+            Ok(keys) => self.jobs.iter_mut().for_each(|job| job.input_key = keys.get(&job.package.directory).cloned()),
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
     /// Adds the packages of the workspace that those asked for need, and returns which job needs which.
     fn add_needed(&mut self) -> Result<Vec<Vec<usize>>, Failure> {
         let graph = self.selected.graph()?;
@@ -119,13 +140,12 @@ impl Prepared {
 
     /// Makes jobs of the selected packages.
     fn add_jobs(&mut self, asked: bool) -> Result<(), Failure> {
-        let tags = self.selected.package_tags()?;
-        let (args, called) = self.selected.arguments(&tags)?;
+        let Named { tags, arguments, called } = self.selected.named()?;
         self.aliases.extend(called);
-        for ((package, tag), args) in self.selected.packages.iter().zip(tags).zip(args) {
+        for ((package, tag), args) in self.selected.packages.iter().zip(tags).zip(arguments) {
             let platforms = chosen(package, &self.platforms, self.called);
             let (name, aliases, needs) = (String::new(), Vec::new(), Vec::new());
-            self.jobs.push(Job { name, package: package.clone(), tag, aliases, args, platforms, needs, asked });
+            self.jobs.push(Job { name, package: package.clone(), tag, aliases, args, platforms, needs, asked, input_key: None });
         }
         let packages: Vec<Package> = self.jobs.iter().map(|job| job.package.clone()).collect();
         for (job, name) in self.jobs.iter_mut().zip(names(&packages)) {

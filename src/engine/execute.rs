@@ -21,6 +21,7 @@ use crate::builder::{
 use crate::content::{DOCUMENT_LIMIT, read_whole};
 use crate::dockerfile::{Dockerfile, ImageUse, StageOptions, Stages};
 use crate::oci::{ImageConfig, Manifest, Platform};
+use crate::package::INPUT_KEY;
 use crate::transfer::{CopyOptions, copy};
 
 /// Carries out one unit.
@@ -115,6 +116,9 @@ async fn request(shared: &Shared, job: &Job, platform: &Platform) -> Result<Buil
     labels.extend(options.labels.clone());
     let mut annotations = package.settings.annotations.clone();
     annotations.extend(options.annotations.clone());
+    if let Some(key) = &job.input_key {
+        annotations.insert(INPUT_KEY.to_owned(), key.annotation());
+    }
     let use_cache = options.step_cache && !package.settings.disable_cache;
     Ok(BuildRequest {
         package: job.name.clone(),

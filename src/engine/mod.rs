@@ -7,6 +7,7 @@ pub mod event;
 mod execute;
 mod finish;
 pub mod index;
+mod moved;
 pub mod plan;
 pub mod probe;
 pub mod publish;
@@ -15,6 +16,7 @@ pub mod run;
 
 pub use error::{PackageResult, RunSummary, UnitError, UnitFailure};
 pub use execute::{log_name, needed_images};
+pub use moved::moved;
 pub use run::{Engine, Job, Options, Plan, PlannedPackage, PlannedUnit, mistakes, plan};
 
 #[cfg(test)]

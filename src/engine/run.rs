@@ -19,7 +19,7 @@ use super::remote::{RemoteError, RemoteRoot, SharedSource};
 use crate::builder::{Builder, BuiltImage, Support};
 use crate::diagnostic::Diagnostics;
 use crate::oci::{Platform, Reference};
-use crate::package::{Package, PackageTag, SourceState};
+use crate::package::{InputKey, Package, PackageTag, SourceState};
 use crate::registry::Registry;
 use crate::store::{Store, StoreError};
 use crate::time::SourceDate;
@@ -43,6 +43,8 @@ pub struct Job {
     pub needs: Vec<usize>,
     /// Whether it was asked for, or is only there because another is built from it: such a package is not published.
     pub asked: bool,
+    /// The key of everything that goes in, to be kept with the image.
+    pub input_key: Option<InputKey>,
 }
 
 impl Job {
@@ -73,6 +75,8 @@ pub struct Options {
     pub architecture_tags: ArchitectureTags,
     /// Whether a release tag that exists may move.
     pub existing: Existing,
+    /// What is to be said beforehand.
+    pub warnings: Vec<String>,
 }
 
 /// What is to be done with all packages.
@@ -158,6 +162,11 @@ impl Plan {
     /// Returns whether carrying it out changes anything.
     pub fn has_work(&self) -> bool {
         self.packages.iter().flat_map(|package| &package.units).any(|unit| unit.decision.is_work())
+    }
+
+    /// Returns whether carrying it out builds something.
+    pub fn builds(&self) -> bool {
+        self.packages.iter().flat_map(|package| &package.units).any(|unit| matches!(unit.decision, Decision::Build(_)))
     }
 
     /// Returns the units that cannot be done, by position of job and platform.
@@ -295,6 +304,9 @@ fn announce(shared: &Shared, outside: &Outside<'_>) {
     let units = shared.plan.packages.iter().map(|package| package.units.len()).sum();
     let (packages, jobs) = (shared.jobs.len(), shared.options.limits.jobs);
     outside.emit(EventKind::RunStarted { schema: SCHEMA, packages, units, jobs });
+    for message in &shared.options.warnings {
+        outside.emit(EventKind::Warning { package: None, message: message.clone() });
+    }
     for (at, job) in shared.jobs.iter().enumerate() {
         let dirty = job.tag.state == SourceState::Dirty;
         outside.emit(EventKind::PackageTagged { package: job.name.clone(), reference: job.tag.reference.clone(), dirty });

@@ -114,6 +114,7 @@ impl EngineTest {
             annotations: BTreeMap::new(),
             architecture_tags: ArchitectureTags::Written,
             existing: Existing::Stays,
+            warnings: Vec::new(),
         };
         let platforms = vec![Platform::linux("amd64"), Platform::linux("arm64")];
         Self { directory, platforms, fails: Vec::new(), options, dirty: false, hash: "h1" }
@@ -136,6 +137,7 @@ impl EngineTest {
                 platforms: self.platforms.clone(),
                 needs: Vec::new(),
                 asked: true,
+                input_key: None,
             }
         };
         packages.into_iter().map(job).collect()

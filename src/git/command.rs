@@ -71,6 +71,11 @@ pub(super) fn changes(root: &Path) -> Result<Vec<Vec<u8>>, GitError> {
     Ok(changes)
 }
 
+/// Returns the paths that are ignored; a directory of nothing else as a whole.
+pub(super) fn ignored(root: &Path) -> Result<Vec<Vec<u8>>, GitError> {
+    Ok(split(&ask(root, &["ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"])?))
+}
+
 pub(super) fn files(root: &Path, path: &Path) -> Result<Files, GitError> {
     let directory = root.join(path);
     let tracked = split(&ask(&directory, &["ls-files", "-z"])?);

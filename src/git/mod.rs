@@ -141,6 +141,15 @@ impl Repositories {
         self.opened[location.repository].is_dirty(&location.path)
     }
 
+    /// Returns what git ignores at or below `location`, relative to it: a whole directory ends in `/`, and the empty path is
+    /// everything. What is tracked is never ignored.
+    ///
+    /// # Errors
+    /// When the index or the work tree cannot be read.
+    pub fn ignored(&mut self, location: &Location) -> Result<Vec<Vec<u8>>, GitError> {
+        self.opened[location.repository].ignored(&location.path)
+    }
+
     /// Returns linuxkit's hash of the contents below `location`, in hex: SHA-256 over the bytes of the tracked and the
     /// untracked files, without names, modes or lengths.
     ///

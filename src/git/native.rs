@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use git2::{ErrorCode, IndexEntryExtendedFlag, ObjectType, Oid, RepositoryOpenFlags, Status, StatusOptions};
+use git2::{ErrorCode, IndexEntryExtendedFlag, ObjectType, Oid, RepositoryOpenFlags, Status, StatusOptions, StatusShow};
 
 use super::repository::{Files, Names, as_path, below};
 use super::{Commit, GitError, ObjectId};
@@ -113,6 +113,14 @@ impl Native {
             }
         }
         Ok(changes)
+    }
+
+    /// Returns the paths that are ignored, unsorted; a directory of nothing else as a whole.
+    pub(super) fn ignored(&self) -> Result<Vec<Vec<u8>>, GitError> {
+        let mut options = StatusOptions::new();
+        options.show(StatusShow::Workdir).include_ignored(true).exclude_submodules(true).include_unmodified(false);
+        let statuses = self.repository.statuses(Some(&mut options)).map_err(self.error("the status"))?;
+        Ok(statuses.iter().filter(|entry| entry.status().is_ignored()).map(|entry| entry.path_bytes().to_vec()).collect())
     }
 
     /// Tells from a path's status against `HEAD` and against the index how the work tree relates to `HEAD`: what was staged

@@ -24,6 +24,8 @@ pub(super) struct Repository {
     /// The names below each tree, by the tree's id: a directory of a thousand packages is parsed once.
     trees: HashMap<ObjectId, Names>,
     status: Option<Status>,
+    /// What git ignores in the whole work tree, sorted bytewise, once asked for.
+    ignored: Option<Vec<Vec<u8>>>,
 }
 
 /// What differs from `HEAD` in the whole work tree.
@@ -62,6 +64,7 @@ impl Repository {
             head: None,
             trees: HashMap::new(),
             status: None,
+            ignored: None,
         }))
     }
 
@@ -141,6 +144,25 @@ impl Repository {
             self.status = Some(Status { changes, by_command });
         }
         Ok(self.status.as_ref().expect("set above"))
+    }
+
+    pub(super) fn ignored(&mut self, path: &Path) -> Result<Vec<Vec<u8>>, GitError> {
+        if self.ignored.is_none() {
+            let by_command = self.status()?.by_command;
+            let mut ignored = match &self.native {
+                Some(native) if !by_command => native.ignored()?,
+                _ => command::ignored(&self.root)?,
+            };
+            ignored.sort_unstable();
+            self.ignored = Some(ignored);
+        }
+        let all = self.ignored.as_ref().expect("set above");
+        let directory = [path.as_os_str().as_bytes(), b"/"].concat();
+        let whole = |ignored: &[u8]| !path.as_os_str().is_empty() && ignored.ends_with(b"/") && directory.starts_with(ignored);
+        if all.iter().any(|ignored| whole(ignored)) {
+            return Ok(vec![Vec::new()]);
+        }
+        Ok(all.iter().filter_map(|ignored| below(ignored, path)).map(<[u8]>::to_vec).collect())
     }
 
     pub(super) fn content_hash(&mut self, path: &Path) -> Result<String, GitError> {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use super::{BuildArg, Package, PackageError, PackageTag, TagOverrides, Workspace, path, tag};
+use super::{BuildArg, Package, PackageError, PackageTag, TagOverrides, TagScheme, Workspace, path, tag};
 use crate::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::git::Repositories;
 
@@ -56,6 +56,7 @@ pub struct ArgFile {
 pub struct Args<'a> {
     workspace: &'a Workspace,
     from_files: Vec<BuildArg>,
+    fixed: Vec<(String, String)>,
     shown: HashMap<PathBuf, PathBuf>,
     tags: HashMap<PathBuf, (String, String)>,
 }
@@ -66,7 +67,8 @@ impl<'a> Args<'a> {
     /// # Errors
     /// Every line of every file that is no argument. Blank lines and comments are none.
     pub fn read(workspace: &'a Workspace, files: &[ArgFile]) -> Result<Self, Diagnostics> {
-        let mut args = Self { workspace, from_files: Vec::new(), shown: HashMap::new(), tags: HashMap::new() };
+        let fixed = Vec::new();
+        let mut args = Self { workspace, from_files: Vec::new(), fixed, shown: HashMap::new(), tags: HashMap::new() };
         let mut mistakes = Vec::new();
         for file in files {
             args.shown.insert(file.path.clone(), file.shown.clone());
@@ -97,6 +99,23 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// Adds arguments that hold for every package, win over all others, and are not expanded.
+    #[must_use]
+    pub fn with(mut self, fixed: &[(String, String)]) -> Self {
+        self.fixed.extend_from_slice(fixed);
+        self
+    }
+
+    /// Returns what [`Args::with`] added.
+    pub(super) fn fixed(&self) -> &[(String, String)] {
+        &self.fixed
+    }
+
+    /// Learns that arguments refer to the package in `directory` as `org/image` and `org/image:tag`.
+    pub(super) fn know(&mut self, directory: PathBuf, named: (String, String)) {
+        self.tags.insert(directory, named);
+    }
+
     /// Returns what the argument files hold, not expanded.
     pub(super) fn of_files(&self) -> &[BuildArg] {
         &self.from_files
@@ -110,6 +129,22 @@ impl<'a> Args<'a> {
         &mut self,
         package: &Package,
         tag: &PackageTag,
+        repositories: &mut Repositories,
+    ) -> Result<BTreeMap<String, String>, PackageError> {
+        let mut resolved = self.own(package, repositories)?;
+        for (key, value) in presets(package, Some(tag)) {
+            resolved.entry(key).or_insert(value);
+        }
+        Ok(resolved)
+    }
+
+    /// Returns the arguments of `package` that somebody sets.
+    ///
+    /// # Errors
+    /// As [`Args::resolve`].
+    pub(super) fn own(
+        &mut self,
+        package: &Package,
         repositories: &mut Repositories,
     ) -> Result<BTreeMap<String, String>, PackageError> {
         let mut resolved = BTreeMap::new();
@@ -130,9 +165,7 @@ impl<'a> Args<'a> {
         if !mistakes.is_empty() {
             return Err(PackageError::Mistakes(Diagnostics(mistakes)));
         }
-        for (key, value) in presets(package, tag) {
-            resolved.entry(key).or_insert(value);
-        }
+        resolved.extend(self.fixed.iter().cloned());
         Ok(resolved)
     }
 
@@ -158,6 +191,10 @@ impl<'a> Args<'a> {
     fn tag_of(&mut self, directory: &Path, repositories: &mut Repositories) -> Result<(String, String), String> {
         if let Some(known) = self.tags.get(directory) {
             return Ok(known.clone());
+        }
+        if self.workspace.settings().tag_scheme == TagScheme::Complete {
+            // Whatever a package needs was looked at before it; only the package itself was not.
+            return Err("the tag of a package follows from its arguments and cannot be one of them".to_owned());
         }
         let package = self.workspace.open_plain(directory).map_err(|mistakes| mistakes.to_string())?;
         let tag = tag::compute(&package, repositories, &TagOverrides::default()).map_err(|error| chain(&error))?;
@@ -192,14 +229,14 @@ pub(super) fn packages_of(arg: &BuildArg) -> Result<Vec<PathBuf>, String> {
     }
 }
 
-/// Returns the arguments that linuxkit sets where nobody else does.
-fn presets(package: &Package, tag: &PackageTag) -> Vec<(String, String)> {
-    let version = tag.commit.as_ref().map(tag::go_package_version);
+/// Returns the arguments that linuxkit sets where nobody else does; without a tag, those that do not follow from it.
+pub(super) fn presets(package: &Package, tag: Option<&PackageTag>) -> Vec<(String, String)> {
+    let version = tag.and_then(|tag| tag.commit.as_ref()).map(tag::go_package_version);
     let presets = [
         ("SOURCE", Some(package.settings.gitrepo.clone())),
-        ("REVISION", tag.revision().map(str::to_owned)),
+        ("REVISION", tag.and_then(PackageTag::revision).map(str::to_owned)),
         ("GOPKGVERSION", version),
-        ("PKG_HASH", Some(tag.hash.clone())),
+        ("PKG_HASH", tag.map(|tag| tag.hash.clone())),
         ("PKG_IMAGE", Some(package.name())),
     ];
     let given = |(key, value): (&str, Option<String>)| Some((key.to_owned(), value.filter(|value| !value.is_empty())?));

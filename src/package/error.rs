@@ -48,6 +48,15 @@ pub enum PackageError {
         /// The path as given.
         hash_path: PathBuf,
     },
+    /// A file of the package or of its sources could not be read.
+    #[error("the files of package `{}` cannot be read", package.display())]
+    Sources {
+        /// The package.
+        package: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The tag template cannot be evaluated.
     #[error("the tag template `{template}` of package `{}` cannot be evaluated", package.display())]
     Template {

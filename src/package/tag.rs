@@ -40,6 +40,13 @@ impl Default for TagOverrides {
     }
 }
 
+impl TagOverrides {
+    /// Returns the hash that is given, if one is.
+    pub(super) fn given(&self) -> Option<&str> {
+        self.hash.as_deref().filter(|hash| !hash.is_empty()).or(self.dev.then_some("dev"))
+    }
+}
+
 /// How a package's sources relate to git.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SourceState {
@@ -84,7 +91,7 @@ impl PackageTag {
 pub fn compute(package: &Package, repositories: &mut Repositories, overrides: &TagOverrides) -> Result<PackageTag, PackageError> {
     let mut facts = Facts { package, repositories, overrides };
     let sources = facts.source_hashes()?;
-    let given = overrides.hash.as_deref().filter(|hash| !hash.is_empty()).or(overrides.dev.then_some("dev"));
+    let given = overrides.given();
     let location = facts.locate(&package.directory)?;
     let (hash, state, commit) = match &location {
         None => (given.unwrap_or_default().to_owned(), SourceState::OutsideGit, None),
@@ -124,7 +131,16 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn name(package: &Package, hash: String, state: SourceState, commit: Option<Commit>) -> Result<PackageTag, PackageError> {
+/// Makes a name of a hash.
+///
+/// # Errors
+/// When the template or the resulting name is not usable.
+pub(super) fn name(
+    package: &Package,
+    hash: String,
+    state: SourceState,
+    commit: Option<Commit>,
+) -> Result<PackageTag, PackageError> {
     let template = &package.settings.tag;
     let tag = template.render(&hash).map_err(|source| PackageError::Template {
         package: package.shown.clone(),
@@ -156,22 +172,23 @@ pub fn go_package_version(commit: &Commit) -> String {
     format!("v0.0.0-{}-{}", time.format("%Y%m%d%H%M%S"), commit.short)
 }
 
-struct Facts<'a> {
-    package: &'a Package,
-    repositories: &'a mut Repositories,
-    overrides: &'a TagOverrides,
+/// The questions about one package's sources.
+pub(super) struct Facts<'a> {
+    pub(super) package: &'a Package,
+    pub(super) repositories: &'a mut Repositories,
+    pub(super) overrides: &'a TagOverrides,
 }
 
 impl Facts<'_> {
-    fn ask<T>(&mut self, question: impl FnOnce(&mut Repositories) -> Result<T, GitError>) -> Result<T, PackageError> {
+    pub(super) fn ask<T>(&mut self, question: impl FnOnce(&mut Repositories) -> Result<T, GitError>) -> Result<T, PackageError> {
         question(self.repositories).map_err(|source| PackageError::Git { package: self.package.shown.clone(), source })
     }
 
-    fn locate(&mut self, directory: &Path) -> Result<Option<Location>, PackageError> {
+    pub(super) fn locate(&mut self, directory: &Path) -> Result<Option<Location>, PackageError> {
         self.ask(|git| git.locate(directory))
     }
 
-    fn tree(&mut self, location: &Location) -> Result<String, PackageError> {
+    pub(super) fn tree(&mut self, location: &Location) -> Result<String, PackageError> {
         let revision = self.overrides.hash_commit.clone();
         match self.ask(|git| git.tree(location, &revision))? {
             Some(id) => Ok(id.to_string()),
@@ -197,7 +214,7 @@ impl Facts<'_> {
     }
 
     /// Returns the directory whose tree and state count.
-    fn scope(&mut self, location: &Location) -> Result<Location, PackageError> {
+    pub(super) fn scope(&mut self, location: &Location) -> Result<Location, PackageError> {
         let Some(hash_path) = &self.overrides.hash_path else { return Ok(location.clone()) };
         let hash_path = path::clean(hash_path);
         let wrong = || PackageError::HashPath { package: self.package.shown.clone(), hash_path: hash_path.clone() };

@@ -7,3 +7,4 @@ mod demo;
 mod end_to_end;
 mod killed;
 mod machine;
+mod tags;

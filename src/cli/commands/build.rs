@@ -7,11 +7,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Context;
+use super::plan::Told;
 use crate::builder::embedded::EmbeddedBuilder;
 use crate::builder::embedded::sandbox::Sandbox;
 use crate::cli::args::{AbsentArgs, BuildArgs, OnRegistryError, PolicyArgs};
 use crate::cli::argv::CalledAs;
-use crate::cli::error::Failure;
+use crate::cli::error::{Failure, one_line};
 use crate::cli::exit::Exit;
 use crate::cli::packages::key_values;
 use crate::cli::prepared::Prepared;
@@ -20,6 +21,7 @@ use crate::engine::dispatch::{Limits, OnFailure, Outside, listen};
 use crate::engine::plan::{Build, OnUnknown, Policy, Publish, RemoteUse};
 use crate::engine::publish::{ArchitectureTags, Existing};
 use crate::engine::{Engine, Options, RunSummary};
+use crate::package::INPUT_KEY;
 use crate::store::Store;
 use crate::sys::fs::write_atomic;
 use crate::time::{Clock, SystemClock};
@@ -45,7 +47,8 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
     if args.dry_run {
         let store = Store::open_existing(&context.settings.cache)?;
         let plan = super::block_on(prepared.plan(store.as_ref(), &policy))?;
-        super::plan::show(&prepared, &plan, false, context)?;
+        let told = Told { plan: &plan, moved: Vec::new() };
+        super::plan::show(&prepared, &told, false, context)?;
         return Ok(Exit::Done);
     }
     let options = options(&args, policy, &prepared, &context.settings)?;
@@ -53,7 +56,7 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
     report(&args, &summary, context)
 }
 
-async fn carry_out(mut prepared: Prepared, options: Options, context: &Context) -> Result<RunSummary, Failure> {
+async fn carry_out(mut prepared: Prepared, mut options: Options, context: &Context) -> Result<RunSummary, Failure> {
     let clock = SystemClock;
     let started = clock.now();
     let mut interrupts = listen().map_err(Failure::Runtime)?;
@@ -63,10 +66,20 @@ async fn carry_out(mut prepared: Prepared, options: Options, context: &Context) 
         plan = prepared.plan(Some(&store), &options.policy) => plan?,
         reason = interrupts.recv() => return Ok(RunSummary { cancelled: reason, ..RunSummary::default() }),
     };
+    if plan.builds()
+        && let Err(failure) = prepared.give_keys()
+    {
+        options.warnings.push(format!("images are built without the annotation {INPUT_KEY}: {}", first_line(failure)));
+    }
     let builder = EmbeddedBuilder::open(store.clone(), Sandbox::of_this_program(), prepared.at_once)?;
     let engine = Engine { store, registry: prepared.registry, builder: Arc::new(builder) };
     let mut outside = Outside { clock: &clock, started, sink: &*prepared.sink, interrupts };
     Ok(engine.run(prepared.jobs, plan, options, &mut outside).await)
+}
+
+/// Returns the first line of what stopped something.
+pub(super) fn first_line(failure: &Failure) -> String {
+    one_line(failure).lines().next().unwrap_or_default().to_owned()
 }
 
 /// Prints references, writes the files that were asked for, then the failures: they come last.
@@ -176,6 +189,7 @@ fn options(args: &BuildArgs, policy: Policy, prepared: &Prepared, settings: &Set
         annotations: key_values(&args.annotation, "--annotation")?.into_iter().collect(),
         architecture_tags: if args.manifest { ArchitectureTags::Written } else { ArchitectureTags::Left },
         existing: if args.move_release { Existing::Moves } else { Existing::Stays },
+        warnings: Vec::new(),
     })
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Context;
-use super::build::policy;
+use super::build::{first_line, policy};
 use crate::builder::Support;
 use crate::builder::embedded::sandbox::Sandbox;
 use crate::cli::args::PlanArgs;
@@ -22,11 +22,49 @@ pub(super) fn run(args: &PlanArgs, context: &mut Context) -> Result<Exit, Failur
     let policy = policy(&args.policy, publish, &context.settings);
     let store = Store::open_existing(&context.settings.cache)?;
     let plan = super::block_on(prepared.plan(store.as_ref(), &policy))?;
-    show(&prepared, &plan, args.json, context)?;
+    let moved = moved(&mut prepared, store.as_ref(), &plan, context)?;
+    show(&prepared, &Told { plan: &plan, moved }, args.json, context)?;
     if !plan.refused().is_empty() {
         return Ok(Exit::Refused);
     }
     Ok(if args.detailed_exitcode && plan.has_work() { Exit::Work } else { Exit::Done })
+}
+
+/// A plan and what is worth saying about it.
+pub(super) struct Told<'a> {
+    pub(super) plan: &'a Plan,
+    /// Inputs that moved though the tag did not, by position of job and platform.
+    pub(super) moved: Vec<(usize, usize, Vec<String>)>,
+}
+
+/// Compares what images of the cache were made of with what is there now, and warns of each that differs. A cached image is
+/// used all the same: its name is what was asked for.
+fn moved(
+    prepared: &mut Prepared,
+    store: Option<&Store>,
+    plan: &Plan,
+    context: &mut Context,
+) -> Result<Vec<(usize, usize, Vec<String>)>, Failure> {
+    let uses = |unit: &PlannedUnit| matches!(unit.decision, Decision::UseLocal(_));
+    let (Some(store), true) = (store, plan.packages.iter().flat_map(|package| &package.units).any(uses)) else {
+        return Ok(Vec::new());
+    };
+    if let Err(failure) = prepared.give_keys() {
+        let message = format!("warning: images of the cache are not compared with their inputs: {}", first_line(failure));
+        context.say(&message)?;
+        return Ok(Vec::new());
+    }
+    let moved = crate::engine::moved(store, &prepared.jobs, plan)?;
+    for (job, at, parts) in &moved {
+        let (job, platform) = (&prepared.jobs[*job], &plan.packages[*job].units[*at].platform);
+        let message = format!(
+            "warning: {} for {platform} was made of other inputs ({}); its tag is the same",
+            job.tag.short,
+            parts.join(", ")
+        );
+        context.say(&message)?;
+    }
+    Ok(moved)
 }
 
 #[derive(Serialize)]
@@ -56,6 +94,8 @@ struct UnitPlan {
     builder: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    #[serde(rename = "moved-inputs", skip_serializing_if = "Vec::is_empty")]
+    moved: Vec<String>,
 }
 
 fn text<S: serde::Serializer>(platform: &Platform, serializer: S) -> Result<S::Ok, S::Error> {
@@ -63,13 +103,16 @@ fn text<S: serde::Serializer>(platform: &Platform, serializer: S) -> Result<S::O
 }
 
 /// Prints a plan.
-pub(super) fn show(prepared: &Prepared, plan: &Plan, json: bool, context: &mut Context) -> Result<(), Failure> {
+pub(super) fn show(prepared: &Prepared, told: &Told<'_>, json: bool, context: &mut Context) -> Result<(), Failure> {
     let sandbox = Sandbox::of_this_program();
     let packages: Vec<PackagePlan> = prepared
         .jobs
         .iter()
-        .zip(&plan.packages)
-        .map(|(job, package)| {
+        .zip(&told.plan.packages)
+        .enumerate()
+        .map(|(number, (job, package))| {
+            let moved =
+                |at: usize| told.moved.iter().find(|moved| (moved.0, moved.1) == (number, at)).map(|moved| moved.2.clone());
             let error = package.error.as_ref().map(|error| crate::cli::error::one_line(&**error));
             PackagePlan {
                 package: job.name.clone(),
@@ -77,7 +120,15 @@ pub(super) fn show(prepared: &Prepared, plan: &Plan, json: bool, context: &mut C
                 reference: job.tag.reference.to_string(),
                 tag: job.tag.short.clone(),
                 dirty: job.tag.state == SourceState::Dirty,
-                platforms: package.units.iter().map(|unit| unit_plan(unit, &sandbox, error.as_ref())).collect(),
+                platforms: package
+                    .units
+                    .iter()
+                    .enumerate()
+                    .map(|(at, unit)| UnitPlan {
+                        moved: moved(at).unwrap_or_default(),
+                        ..unit_plan(unit, &sandbox, error.as_ref())
+                    })
+                    .collect(),
             }
         })
         .collect();
@@ -117,5 +168,6 @@ fn unit_plan(unit: &PlannedUnit, sandbox: &Sandbox, error: Option<&String>) -> U
         digest,
         builder,
         error: matches!(unit.decision, Decision::Refuse(_)).then(|| error.cloned()).flatten(),
+        moved: Vec::new(),
     }
 }

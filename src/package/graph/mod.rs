@@ -87,6 +87,12 @@ impl Graph {
         &self.packages
     }
 
+    /// Returns the place of `package`, if it is among the graph's.
+    pub fn place_of(&self, package: &Package) -> Option<usize> {
+        let same = |other: &Package| other.directory == package.directory && other.build_yml == package.build_yml;
+        self.packages.iter().position(same)
+    }
+
     /// Returns whether a package was asked for itself.
     pub fn is_selected(&self, package: usize) -> bool {
         package < self.selected
@@ -171,6 +177,7 @@ impl<'a> Builder<'a> {
                 }
             }
         }
+        stand_ins.extend(self.args.fixed().iter().cloned());
         if !package.platforms().is_empty() {
             match self.images(&package, stand_ins) {
                 Ok(images) => {
