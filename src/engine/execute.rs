@@ -20,8 +20,9 @@ use crate::builder::{
 };
 use crate::content::{DOCUMENT_LIMIT, read_whole};
 use crate::dockerfile::{Dockerfile, ImageUse, StageOptions, Stages};
+use crate::git::Repositories;
 use crate::oci::{ImageConfig, Manifest, Platform};
-use crate::package::INPUT_KEY;
+use crate::package::{INPUT_KEY, Package};
 use crate::transfer::{CopyOptions, copy};
 
 /// Carries out one unit.
@@ -113,6 +114,12 @@ async fn request(shared: &Shared, job: &Job, platform: &Platform) -> Result<Buil
     let text = dockerfile_text(job)?;
     let bases = bases(shared, job, platform, &text).await?;
     let mut labels = package.labels(&job.tag);
+    // A label of that name in build.yml stays.
+    if labels.get(REVISION).is_some_and(|label| Some(label.as_str()) == job.tag.revision())
+        && let Some(revision) = last_change(package).await
+    {
+        labels.insert(REVISION.to_owned(), revision);
+    }
     labels.extend(options.labels.clone());
     let mut annotations = package.settings.annotations.clone();
     annotations.extend(options.annotations.clone());
@@ -141,6 +148,22 @@ async fn request(shared: &Shared, job: &Job, platform: &Platform) -> Result<Buil
         bases,
         cancel: shared.cancel.clone(),
     })
+}
+
+/// The label that names the commit of what was built (OCI image-spec, "Pre-Defined Annotation Keys").
+const REVISION: &str = "org.opencontainers.image.revision";
+
+/// Returns the last commit that changed the package. One tag is one tree, which may sit in many commits; this one is the
+/// same for all of them, so that the same tree gives the same image. `None` when history does not tell, and the commit that
+/// is checked out stays.
+async fn last_change(package: &Package) -> Option<String> {
+    let directory = package.directory.clone();
+    let found = tokio::task::spawn_blocking(move || {
+        let mut repositories = Repositories::new();
+        let location = repositories.locate(&directory).ok()??;
+        repositories.last_change(&location).ok()?
+    });
+    found.await.ok().flatten().map(|commit| commit.id.to_string())
 }
 
 fn dockerfile_text(job: &Job) -> Result<Vec<u8>, UnitError> {

@@ -123,6 +123,14 @@ impl Builder for EmbeddedBuilder {
     }
 
     async fn build(&self, request: &BuildRequest, on: &(dyn Fn(BuildEvent) + Send + Sync)) -> Result<BuiltImage, BuildError> {
+        // Not only RUN: layers have owners, devices and marks that only root can write.
+        if !self.machine.sandbox.is_privileged() {
+            return Err(BuildError::Unsupported {
+                platform: Box::new(request.platform.clone()),
+                reason: "the embedded builder needs root (CAP_SYS_ADMIN)".to_owned(),
+                help: "run pkgbuild as root".to_owned(),
+            });
+        }
         solve::build(&self.machine, request, on).await
     }
 }

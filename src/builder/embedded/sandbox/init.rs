@@ -134,8 +134,12 @@ fn set_limits() {
         (Resource::Memlock, Some(8 << 20), Some(8 << 20)),
     ];
     for (resource, current, maximum) in limits {
-        // A machine whose own limit is lower keeps it: the step then sees that one.
-        let _ = setrlimit(resource, Rlimit { current, maximum });
+        if setrlimit(resource, Rlimit { current, maximum }).is_err() {
+            // The machine's own maximum is lower and may not be raised; what is below it still is the same everywhere.
+            let ceiling = rustix::process::getrlimit(resource).maximum;
+            let current = current.map_or(ceiling, |current| Some(ceiling.map_or(current, |ceiling| current.min(ceiling))));
+            let _ = setrlimit(resource, Rlimit { current, maximum: ceiling });
+        }
     }
     // The step is to die before the build when memory runs out.
     let _ = fs_err::write("/proc/self/oom_score_adj", "200");

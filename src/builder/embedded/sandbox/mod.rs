@@ -89,6 +89,11 @@ impl Sandbox {
         emulation::support(platform, &Platform::host(), &Emulators::read())
     }
 
+    /// Returns whether this process may make the namespaces and mounts that steps run in.
+    pub fn is_privileged(&self) -> bool {
+        init::privileged()
+    }
+
     /// Returns whether steps can have [`StepNetwork::Outbound`] here: `pasta` is installed.
     pub fn outbound(&self) -> bool {
         outbound::available()

@@ -126,7 +126,7 @@ fn refuse_with<T>(message: impl Into<String>, help: impl Into<String>) -> Result
 fn not_yet<T>(what: &str) -> Result<T, Refusal> {
     refuse_with(
         format!("the embedded builder does not have {what} yet"),
-        "build this package with `--builders docker` or rewrite the instruction",
+        "rewrite the instruction: this version has no other builder to give it to",
     )
 }
 

@@ -356,7 +356,7 @@ fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMounts) -> Res
             return Err(StepError::Build(BuildError::Unsupported {
                 platform: Box::new(operation.platform.clone()),
                 reason: "a RUN step needs root (CAP_SYS_ADMIN) here".to_owned(),
-                help: "run pkgbuild as root, or name another builder".to_owned(),
+                help: "run pkgbuild as root".to_owned(),
             }));
         }
         Err(error @ (SandboxError::Launch { .. } | SandboxError::Died(_))) => {
