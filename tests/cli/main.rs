@@ -7,4 +7,5 @@ mod demo;
 mod end_to_end;
 mod killed;
 mod machine;
+mod reproducible;
 mod tags;

@@ -1,0 +1,42 @@
+//! The same tree gives the same image.
+
+use crate::support::{Program, Repository};
+
+/// Builds a package whose tree is always the same, in a repository, cache and commit of its own, and returns what `build`
+/// prints: the reference with the index's digest.
+fn built(history: &[&str]) -> String {
+    let (program, repository) = (Program::new(), Repository::new());
+    repository
+        .write("pkg/same/build.yml", "org: test\nimage: same\narches: [amd64, arm64]\n")
+        .write("pkg/same/Dockerfile", "FROM scratch\nLABEL kind=test\nCOPY file /file\nCOPY file /other/\n")
+        .write("pkg/same/file", "content\n");
+    repository.commit("the package");
+    for elsewhere in history {
+        repository.write("elsewhere", elsewhere);
+        repository.commit(elsewhere);
+    }
+    program.run(repository.path(), &["build", "--offline", "pkg/same"]).success().stdout
+}
+
+#[test]
+fn one_tree_is_one_image_in_any_directory_and_whatever_is_committed_beside_it() {
+    let once = built(&[]);
+    assert!(once.contains("@sha256:"), "{once}");
+    assert_eq!(once, built(&[]));
+    assert_eq!(once, built(&["one", "two"]));
+}
+
+#[test]
+fn a_package_with_images_inside_is_refused_and_not_built_without_them() {
+    let (program, repository) = (Program::new(), Repository::new());
+    let digest = "0".repeat(64);
+    repository
+        .write(
+            "pkg/a/build.yml",
+            format!("org: test\nimage: a\narches: [amd64]\ndepends:\n  docker-images:\n    target-dir: in\n    list: [docker.io/library/b@sha256:{digest}]\n"),
+        )
+        .write("pkg/a/Dockerfile", "FROM scratch\nCOPY build.yml /\n");
+    repository.commit("a package");
+    let run = program.run(repository.path(), &["build", "--offline", "pkg/a"]).exits_with(2);
+    assert!(run.stderr.contains("depends.docker-images"), "{}", run.stderr);
+}
