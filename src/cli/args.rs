@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::oci::{Platform, Tag};
+use crate::oci::{Platform, PlatformError, Tag};
 
 /// Builds a monorepo of container packages for many architectures.
 #[derive(Parser, Debug, Clone)]
@@ -199,10 +199,10 @@ pub struct Overrides {
 #[command(next_help_heading = "What to build")]
 pub struct PlatformArgs {
     /// Only these, `os/arch[/variant]`; `local` is this machine's (repeatable, commas) [default: those of build.yml]
-    #[arg(long = "platform", alias = "platforms", value_name = "LIST", value_delimiter = ',')]
+    #[arg(long = "platform", alias = "platforms", value_name = "LIST", value_delimiter = ',', value_parser = parse_platform)]
     pub platforms: Vec<Platform>,
     /// All but these (repeatable, commas)
-    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "platforms")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_platform, conflicts_with = "platforms")]
     pub skip_platforms: Vec<Platform>,
 }
 
@@ -449,7 +449,7 @@ pub enum CacheCommand {
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
         /// Only these platforms (repeatable, commas)
-        #[arg(long = "platform", alias = "platforms", value_name = "LIST", value_delimiter = ',')]
+        #[arg(long = "platform", alias = "platforms", value_name = "LIST", value_delimiter = ',', value_parser = parse_platform)]
         platforms: Vec<Platform>,
     },
     /// Copy images to their registry
@@ -495,7 +495,7 @@ pub struct ExportArgs {
     #[arg(long, value_parser = PossibleValuesParser::new(["oci", "docker", "filesystem"]), default_value = "oci")]
     pub format: String,
     /// Only this platform [default for docker and filesystem: this machine's]
-    #[arg(long, alias = "arch", value_name = "PLATFORM")]
+    #[arg(long, alias = "arch", value_name = "PLATFORM", value_parser = parse_platform)]
     pub platform: Option<Platform>,
     /// Name of the image in the file [default: as in the cache]
     #[arg(long, value_name = "IMAGE")]
@@ -570,6 +570,21 @@ pub struct ManArgs {
     pub pages: PathBuf,
 }
 
+/// Architectures that Go's `go tool dist list` knows, which is what names of platforms are made of.
+const ARCHITECTURES: [&str; 14] = [
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x",
+    "wasm",
+];
+
+/// Parses a platform of an architecture that there is.
+fn parse_platform(text: &str) -> Result<Platform, String> {
+    let platform: Platform = text.parse().map_err(|error: PlatformError| error.to_string())?;
+    if ARCHITECTURES.contains(&platform.architecture.as_str()) {
+        return Ok(platform);
+    }
+    Err(format!("`{}` is no architecture: expected one of {}", platform.architecture, ARCHITECTURES.join(", ")))
+}
+
 /// Parses `90`, `90s`, `10m`, `1h30m`.
 fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let wrong = || format!("`{text}` is no time: expected something like 90s, 10m or 1h30m");
@@ -631,6 +646,8 @@ mod tests {
             "build --enable-cache --disable-cache",
             "build --keep-going --fail-fast",
             "build --platforms linux/",
+            "build --platforms linux/foo",
+            "build --skip-platforms foo",
             "build --jobs 0",
             "build --timeout x",
         ] {

@@ -8,7 +8,7 @@ use super::exit::Exit;
 use super::settings::SettingsError;
 use crate::builder::BuildError;
 use crate::builder::embedded::OpenError;
-use crate::content::ContentError;
+use crate::content::{ContentError, ErrorClass};
 use crate::diagnostic::Diagnostics;
 use crate::engine::event::UnitName;
 use crate::engine::publish::PublishError;
@@ -154,11 +154,16 @@ impl Failure {
             Self::Settings(_) | Self::Usage { .. } | Self::Mistakes(_) | Self::Reference(_) | Self::File { .. } => Exit::Usage,
             // What git cannot answer is a mistake of the workspace: a wrong tag would be worse.
             Self::Package(_) => Exit::Usage,
+            Self::Registry(error) if is_setting(error) => Exit::Usage,
             Self::Registry(error) if error.is_unreachable() => Exit::Unavailable,
             Self::Registry(error) => Exit::of_class(error.class()),
             Self::Store(error) => of_store(error),
             Self::Content(error) => Exit::of_class(error.class()),
-            Self::Transfer(error) => Exit::of_class(error.class()),
+            // The registry said that it does not have what the command line names.
+            Self::Transfer(error) => match &**error {
+                TransferError::Absent { .. } | TransferError::NoPlatform { .. } => Exit::Usage,
+                error => Exit::of_class(error.class()),
+            },
             Self::Publish(error) => super::exit::of_publish(error),
             Self::Output(_) | Self::Builder(_) => Exit::Damaged,
             Self::Runtime(_) => Exit::Temporary,
@@ -199,6 +204,11 @@ impl Failure {
     }
 }
 
+/// Returns whether a flag, a variable or the workspace file is what is wrong; no registry was asked then.
+fn is_setting(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::MirrorSetting(_) | RegistryError::CertificateFile { .. } | RegistryError::NoCertificate(_))
+}
+
 /// A cache that the command line names wrongly is a mistake of the command line.
 pub(super) fn of_store(error: &StoreError) -> Exit {
     match error {
@@ -206,7 +216,10 @@ pub(super) fn of_store(error: &StoreError) -> Exit {
         | StoreError::NoPlatform { .. }
         | StoreError::ManyPlatforms { .. }
         | StoreError::NotALayout { .. }
+        | StoreError::ManyImages { .. }
         | StoreError::Nameless { .. } => Exit::Usage,
+        // Neither cut off nor unreadable: the file is something else than an archive of images.
+        StoreError::Archive(error) if error.class() == ErrorClass::Permanent => Exit::Usage,
         StoreError::InUse { .. } => Exit::Temporary,
         StoreError::Io { .. } | StoreError::Entry { .. } | StoreError::Missing { .. } => Exit::Damaged,
         other => Exit::of_class(other.class()),
@@ -329,4 +342,25 @@ fn source_lines(dockerfile: &std::path::Path, first: u32, lines: &[String]) -> S
         text.push_str(&format!("  {}:{number} | {mark} {line}\n", dockerfile.display()));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::ArchiveError;
+
+    #[test]
+    fn what_the_command_line_says_wrongly_is_a_mistake_of_its_use() {
+        let absent = TransferError::Absent { reference: Box::new("a/b:c".parse().expect("a reference")) };
+        let archive = StoreError::Archive(ArchiveError::NoImages);
+        let failures: [Failure; 4] = [
+            RegistryError::MirrorSetting("nonsense".to_owned()).into(),
+            RegistryError::NoCertificate("a.pem".into()).into(),
+            absent.into(),
+            archive.into(),
+        ];
+        for failure in failures {
+            assert_eq!(failure.exit(), Exit::Usage, "{failure}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::engine::event::EventSink;
 use crate::engine::plan::{Build, Decision, Policy, Publish};
 use crate::engine::{Job, Plan, mistakes, plan};
 use crate::oci::Platform;
-use crate::package::{InputKey, Package, TagOverrides};
+use crate::package::{InputKey, Package, Settings as WorkspaceSettings, TagOverrides};
 use crate::registry::Registry;
 use crate::report::reporter;
 use crate::store::Store;
@@ -72,7 +72,13 @@ impl Prepared {
         };
         prepared.add_jobs(true)?;
         refuse_twice(&prepared.jobs)?;
+        refuse_nothing(&prepared.jobs, platforms)?;
         Ok(prepared)
+    }
+
+    /// Returns what the workspace file says.
+    pub(super) fn workspace(&self) -> &WorkspaceSettings {
+        self.selected.workspace.settings()
     }
 
     /// Gathers facts and decides, about what was asked for and about what has to be built for it.
@@ -184,6 +190,27 @@ fn refuse_twice(jobs: &[Job]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// One list of platforms may serve a whole workspace, but a list that fits no package at all is a mistake.
+fn refuse_nothing(jobs: &[Job], platforms: &PlatformArgs) -> Result<(), Failure> {
+    let mut own: Vec<Platform> = jobs.iter().flat_map(|job| job.package.platforms().iter().cloned()).collect();
+    own.sort();
+    own.dedup();
+    if platforms.platforms.is_empty() || own.is_empty() || jobs.iter().any(|job| !job.platforms.is_empty()) {
+        return Ok(());
+    }
+    let what = match jobs {
+        [job] => format!("`{}` is not", job.name),
+        _ => "no package is".to_owned(),
+    };
+    let hint = format!("build.yml lists {}; another platform has to be in its `arches`", listed(&own));
+    Err(Failure::Usage { message: format!("{what} for {}", listed(&platforms.platforms)), hint: Some(hint) })
+}
+
+/// Returns platforms as a text.
+pub(super) fn listed(platforms: &[Platform]) -> String {
+    platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Returns a name for each package: its image's, and where two share that, its directory.

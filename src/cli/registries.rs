@@ -33,6 +33,10 @@ pub(super) fn registry(
     workspace: &WorkspaceSettings,
     sink: &Arc<dyn EventSink>,
 ) -> Result<Registry, Failure> {
+    if let (Some(path), false) = (&settings.credentials, settings.offline) {
+        // Only registries that ask for a password would notice that the file is not there.
+        fs_err::File::open(path).map_err(|source| Failure::File { action: "read", path: path.clone(), source })?;
+    }
     let mut mirrors = Mirrors::parse(&settings.mirrors)?;
     // A flag or a variable wins over the file for the registry that it is about.
     let said: Vec<&str> = settings.mirrors.iter().map(|text| registry_of(text)).collect();

@@ -33,7 +33,7 @@ pub enum PublishError {
         platforms: Vec<Platform>,
     },
     /// The registry could not be asked what it has.
-    #[error("cannot compare with the registry")]
+    #[error("cannot read from the registry")]
     Remote(#[from] RemoteError),
     /// An image could not be sent.
     #[error("cannot push `{reference}`")]

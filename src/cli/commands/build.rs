@@ -15,13 +15,13 @@ use crate::cli::argv::CalledAs;
 use crate::cli::error::{Failure, one_line};
 use crate::cli::exit::Exit;
 use crate::cli::packages::key_values;
-use crate::cli::prepared::Prepared;
+use crate::cli::prepared::{Prepared, listed};
 use crate::cli::settings::Settings;
 use crate::engine::dispatch::{Limits, OnFailure, Outside, listen};
 use crate::engine::plan::{Build, OnUnknown, Policy, Publish, RemoteUse};
 use crate::engine::publish::{ArchitectureTags, Existing};
 use crate::engine::{Engine, Options, RunSummary};
-use crate::package::INPUT_KEY;
+use crate::package::{INPUT_KEY, Settings as WorkspaceSettings};
 use crate::store::Store;
 use crate::sys::fs::write_atomic;
 use crate::time::{Clock, SystemClock};
@@ -38,6 +38,13 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
         args.release.clear();
     }
     let mut prepared = Prepared::load(&args.selection, &args.platforms, &context.settings)?;
+    refuse_other_builders(prepared.workspace())?;
+    let asked = prepared.jobs.iter().filter(|job| job.asked).count();
+    if args.iidfile.is_some() && asked != 1 {
+        let hint = Some("--image-refs and --metadata-file write several".to_owned());
+        return Err(Failure::Usage { message: format!("--iidfile is about one package, and these are {asked}"), hint });
+    }
+    say_skipped(&prepared, context)?;
     let publish = match (args.push, args.release.is_empty()) {
         (false, _) => Publish::No,
         (true, true) => Publish::Push,
@@ -49,7 +56,7 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
         let plan = super::block_on(prepared.plan(store.as_ref(), &policy))?;
         let told = Told { plan: &plan, moved: Vec::new() };
         super::plan::show(&prepared, &told, false, context)?;
-        return Ok(Exit::Done);
+        return Ok(if plan.refused().is_empty() { Exit::Done } else { Exit::Refused });
     }
     let options = options(&args, policy, &prepared, &context.settings)?;
     let summary = super::block_on(carry_out(prepared, options, context))?;
@@ -85,7 +92,9 @@ pub(super) fn first_line(failure: &Failure) -> String {
 /// Prints references, writes the files that were asked for, then the failures: they come last.
 fn report(args: &BuildArgs, summary: &RunSummary, context: &mut Context) -> Result<Exit, Failure> {
     let mut refs = String::new();
-    for package in summary.packages.iter().filter(|package| package.asked) {
+    // A package that is built for no platform has a name, but nothing has that name.
+    let asked: Vec<_> = summary.packages.iter().filter(|package| package.asked && !package.platforms.is_empty()).collect();
+    for package in &asked {
         let reference = match package.digest {
             Some(digest) => format!("{}@{digest}", package.short),
             None => package.short.clone(),
@@ -99,7 +108,6 @@ fn report(args: &BuildArgs, summary: &RunSummary, context: &mut Context) -> Resu
     if let Some(path) = &args.image_refs {
         write(&context.settings.path(path), refs.as_bytes())?;
     }
-    let asked: Vec<_> = summary.packages.iter().filter(|package| package.asked).collect();
     if let (Some(path), [package]) = (&args.iidfile, &asked[..])
         && let Some(digest) = package.digest
     {
@@ -193,13 +201,48 @@ fn options(args: &BuildArgs, policy: Policy, prepared: &Prepared, settings: &Set
     })
 }
 
+/// Says which packages are left out because they are for other platforms, or for none.
+pub(super) fn say_skipped(prepared: &Prepared, context: &mut Context) -> Result<(), Failure> {
+    for job in prepared.jobs.iter().filter(|job| job.platforms.is_empty()) {
+        if context.settings.called == CalledAs::Linuxkit {
+            // Its words, where it writes them.
+            context.out.line(format!("Skipping {} with no architectures to build", job.tag.short))?;
+            continue;
+        }
+        let own = job.package.platforms();
+        let why = match own {
+            [] => "its build.yml lists no platform".to_owned(),
+            own => format!("it is for {} only", listed(own)),
+        };
+        context.say(&format!("skipped `{}`: {why}", job.name))?;
+    }
+    Ok(())
+}
+
+/// Refuses a workspace file that wants another builder than there is.
+pub(super) fn refuse_other_builders(workspace: &WorkspaceSettings) -> Result<(), Failure> {
+    let mut all = workspace.builders.iter().flat_map(|(on, endpoints)| endpoints.iter().map(move |endpoint| (on, endpoint)));
+    match all.find(|(_, endpoint)| *endpoint != EMBEDDED) {
+        None => Ok(()),
+        Some((on, other)) => Err(Failure::Usage {
+            message: format!(
+                "builder `{on}: {other}` of the workspace file cannot be used: this version builds with `{EMBEDDED}` only"
+            ),
+            hint: Some("leave `builders` out of the workspace file".to_owned()),
+        }),
+    }
+}
+
+/// The one builder there is.
+const EMBEDDED: &str = "embedded";
+
 /// Refuses, by name, what other tools have and this program does not.
 fn refuse_absent(args: &AbsentArgs, settings: &Settings) -> Result<(), Failure> {
     let builders =
         args.builders.iter().cloned().chain(settings.builders.iter().flat_map(|all| all.split(',').map(str::to_owned)));
-    let other_builder = |text: &String| text.split_once('=').is_none_or(|(_, endpoint)| endpoint != "embedded");
+    let other_builder = |text: &String| text.rsplit_once('=').map_or(text.as_str(), |(_, endpoint)| endpoint) != EMBEDDED;
     if let Some(other) = builders.into_iter().find(other_builder) {
-        let message = format!("builder `{other}` cannot be used: this version builds with `embedded` only");
+        let message = format!("builder `{other}` cannot be used: this version builds with `{EMBEDDED}` only");
         return Err(Failure::Usage { message, hint: Some("leave --builders and LINUXKIT_BUILDERS out".to_owned()) });
     }
     let said = |text: &Option<String>| text.as_ref().is_some_and(|text| text != "false");
@@ -224,5 +267,47 @@ fn refuse_absent(args: &AbsentArgs, settings: &Settings) -> Result<(), Failure> 
     match absent.into_iter().find(|(given, _)| *given) {
         Some((_, what)) => Err(Failure::usage(format!("this version does not have {what}"))),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_embedded_builder_may_be_named_in_a_workspace_file() {
+        let workspace = |on: &str, endpoints: &[&str]| {
+            let mut workspace = WorkspaceSettings::default();
+            workspace.builders.insert(on.to_owned(), endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect());
+            workspace
+        };
+        assert!(refuse_other_builders(&WorkspaceSettings::default()).is_ok());
+        assert!(refuse_other_builders(&workspace("*", &["embedded"])).is_ok());
+        for endpoints in [&["docker"][..], &["embedded", "tcp://a:1"]] {
+            let error = refuse_other_builders(&workspace("linux/amd64", endpoints)).expect_err("another builder");
+            assert_eq!(error.exit(), Exit::Usage);
+            let last = endpoints.last().expect("one");
+            assert!(error.to_string().contains(last), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_embedded_builder_is_known_in_every_spelling() {
+        use clap::Parser;
+
+        let line = |flag: &str| match crate::cli::args::CommandLine::try_parse_from(["pkgbuild", "build", flag]) {
+            Ok(crate::cli::args::CommandLine { command: crate::cli::args::Command::Build(build), .. }) => build.absent,
+            other => panic!("{other:?}"),
+        };
+        let settings = || {
+            let around = crate::cli::settings::Surroundings { environment: [("HOME", "/")].into(), ..Default::default() };
+            Settings::resolve(&Default::default(), &around).expect("settings")
+        };
+        for flag in ["--builders=embedded", "--builder=linux/arm64=embedded,embedded", "--builders=*=embedded"] {
+            assert!(refuse_absent(&line(flag), &settings()).is_ok(), "{flag}");
+        }
+        for flag in ["--builders=docker", "--builder=embedded,linux/arm64=tcp://a:1", "--builders=linux/arm64="] {
+            assert!(refuse_absent(&line(flag), &settings()).is_err(), "{flag}");
+        }
     }
 }

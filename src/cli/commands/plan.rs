@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Context;
-use super::build::{first_line, policy};
+use super::build::{first_line, policy, refuse_other_builders, say_skipped};
 use crate::builder::Support;
 use crate::builder::embedded::sandbox::Sandbox;
 use crate::cli::args::PlanArgs;
@@ -18,6 +18,8 @@ use crate::store::Store;
 
 pub(super) fn run(args: &PlanArgs, context: &mut Context) -> Result<Exit, Failure> {
     let mut prepared = Prepared::load(&args.selection, &args.platforms, &context.settings)?;
+    refuse_other_builders(prepared.workspace())?;
+    say_skipped(&prepared, context)?;
     let publish = if args.push { Publish::Push } else { Publish::No };
     let policy = policy(&args.policy, publish, &context.settings);
     let store = Store::open_existing(&context.settings.cache)?;
