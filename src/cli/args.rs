@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::oci::{Platform, PlatformError, Tag};
 
@@ -45,7 +45,7 @@ pub struct Global {
     /// How progress is shown
     #[arg(long, global = true, value_name = "STYLE", value_enum)]
     pub progress: Option<Progress>,
-    /// Print nothing but results, and those as references only
+    /// Print results and errors only: no progress, no remarks
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Say more; more often, even more
@@ -54,7 +54,7 @@ pub struct Global {
     /// When colours are used
     #[arg(long, global = true, value_name = "WHEN", value_enum)]
     pub color: Option<Color>,
-    /// How many units are worked on at once [default: one for each processor]
+    /// How many units, a package at a platform each, are worked on at once [default: one for each processor]
     #[arg(short, long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
     /// Ask no registry
@@ -112,9 +112,10 @@ pub enum Command {
     /// Say what `build` would do and why; changes nothing
     Plan(Box<PlanArgs>),
     /// Print the tag of each package
+    #[command(mut_args(without_cache))]
     ShowTag(ShowTagArgs),
     /// Assemble a package's index from its per-architecture images in the registry, and push it
-    #[command(visible_alias = "index")]
+    #[command(visible_alias = "index", mut_args(without_cache))]
     Manifest(ManifestArgs),
     /// Put the same bytes under another name in the registry
     RemoteTag(RemoteTagArgs),
@@ -123,13 +124,27 @@ pub enum Command {
     /// Show an image of the cache or a registry
     Inspect(InspectArgs),
     /// Find every mistake in build.yml and Dockerfile; builds nothing
+    #[command(mut_args(without_steps))]
     Lint(LintArgs),
     /// Show which package needs which
+    #[command(mut_args(without_steps))]
     Graph(GraphArgs),
     /// Print a completion script
     Completion(CompletionArgs),
     /// Write man pages into a directory
     Man(ManArgs),
+}
+
+/// Hides what says how steps are kept, which means nothing to a command that runs none. linuxkit accepts it everywhere.
+fn without_cache(argument: Arg) -> Arg {
+    let hidden = ["disable_cache", "enable_cache"].contains(&argument.get_id().as_str());
+    if hidden { argument.hide(true) } else { argument }
+}
+
+/// Hides all that is about steps, from commands whose results are the same whatever it says. Tags may depend on the network.
+fn without_steps(argument: Arg) -> Arg {
+    let hidden = ["network", "nonetwork"].contains(&argument.get_id().as_str());
+    without_cache(if hidden { argument.hide(true) } else { argument })
 }
 
 /// Which packages, and what differs from their build.yml.
@@ -177,10 +192,10 @@ pub struct Overrides {
     /// Give RUN steps no network
     #[arg(long)]
     pub nonetwork: bool,
-    /// Never use results of earlier steps
+    /// As `disable-cache: true` in build.yml: steps always run
     #[arg(long, conflicts_with = "enable_cache")]
     pub disable_cache: bool,
-    /// Use results of earlier steps
+    /// As `disable-cache: false` in build.yml: steps that ran before need not run again
     #[arg(long)]
     pub enable_cache: bool,
     /// Set a build argument; it wins over build.yml (repeatable)
@@ -222,7 +237,7 @@ pub struct PolicyArgs {
     /// What to do when a registry cannot be asked whether it has a package
     #[arg(long, value_name = "WHAT", value_enum, default_value = "refuse")]
     pub on_registry_error: OnRegistryError,
-    /// Do not take base images from the cache
+    /// Ask registries for base images even if the cache has them
     #[arg(long)]
     pub ignore_cached: bool,
 }
@@ -264,7 +279,7 @@ pub struct BuildArgs {
     /// Push a tag for each architecture, too
     #[arg(long, help_heading = "Results", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", default_value = "true", action = ArgAction::Set)]
     pub manifest: bool,
-    /// Use no results of earlier steps
+    /// Run every step of what is built now, whatever build.yml says
     #[arg(long, help_heading = "How to build")]
     pub no_cache: bool,
     /// Set a label of the images (repeatable)
@@ -479,7 +494,7 @@ pub enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Delete what no name holds
+    /// Delete what no name holds, but for what was used in the last minutes
     Gc,
 }
 
@@ -669,6 +684,17 @@ mod tests {
         let shown: Vec<String> = build.platforms.platforms.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["linux/amd64", "linux/arm64", "linux/riscv64"]);
         assert_eq!(build.selection.packages, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_command_that_runs_no_steps_accepts_their_flags_and_does_not_show_them() {
+        for command in ["show-tag", "manifest", "lint", "graph"] {
+            assert!(CommandLine::try_parse_from(["pkgbuild", command, "--disable-cache", "--network"]).is_ok(), "{command}");
+            let mut line = CommandLine::command();
+            let help = line.find_subcommand_mut(command).expect(command).render_long_help().to_string();
+            assert!(!help.contains("able-cache"), "{command}");
+            assert_eq!(help.contains("network"), matches!(command, "show-tag" | "manifest"), "{command}");
+        }
     }
 
     #[test]

@@ -4,6 +4,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+/// Returns a number of things: `1 blob`, `2 blobs`.
+pub fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Where results go.
 pub struct Output {
     out: Box<dyn Write>,

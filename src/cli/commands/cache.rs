@@ -7,12 +7,13 @@ use crate::cli::args::CacheCommand;
 use crate::cli::argv::CalledAs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
+use crate::cli::output::counted;
 use crate::cli::registries::registry_here;
 use crate::content::ContentSource;
 use crate::engine::publish::ArchitectureTags;
 use crate::oci::Reference;
 use crate::report::size;
-use crate::store::{GRACE, Root, Roots, Store};
+use crate::store::{Collected, GRACE, Root, Roots, Store};
 
 pub(super) fn run(command: CacheCommand, context: &mut Context) -> Result<Exit, Failure> {
     match command {
@@ -117,21 +118,19 @@ fn remove_names(store: &Store, names: &[String], context: &mut Context) -> Resul
     for name in removed {
         context.out.line(name)?;
     }
-    context.say(&format!("deleted {} blobs, {}", collected.blobs, size(collected.bytes)))?;
-    if collected.kept > 0 {
-        context.say(&format!(
-            "{} more in {} blobs are too young to be deleted; `cache gc` will",
-            size(collected.kept_bytes),
-            collected.kept
-        ))?;
-    }
+    say_collected(&collected, context)?;
     Ok(Exit::Done)
 }
 
 fn clean(context: &mut Context) -> Result<Exit, Failure> {
     let Some(store) = open_existing(context)? else { return Ok(Exit::Done) };
     let cleaned = store.clean()?;
-    context.say(&format!("deleted {} names and {} blobs, {}", cleaned.names, cleaned.blobs, size(cleaned.bytes)))?;
+    context.say(&format!(
+        "deleted {} and {}, {}",
+        counted(cleaned.names, "name"),
+        counted(cleaned.blobs, "blob"),
+        size(cleaned.bytes)
+    ))?;
     for left in cleaned.left {
         context.say(&format!("left `{}`, which is nothing of a cache", left.display()))?;
     }
@@ -141,8 +140,20 @@ fn clean(context: &mut Context) -> Result<Exit, Failure> {
 fn collect(context: &mut Context) -> Result<Exit, Failure> {
     let Some(store) = open_existing(context)? else { return Ok(Exit::Done) };
     let collected = store.collect(GRACE)?;
-    context.say(&format!("deleted {} blobs, {}", collected.blobs, size(collected.bytes)))?;
+    say_collected(&collected, context)?;
     Ok(Exit::Done)
+}
+
+fn say_collected(collected: &Collected, context: &mut Context) -> Result<(), Failure> {
+    context.say(&format!("deleted {}, {}", counted(collected.blobs, "blob"), size(collected.bytes)))?;
+    if collected.kept > 0 {
+        let (kept, minutes) = (counted(collected.kept, "blob"), GRACE.as_secs() / 60);
+        let kept_bytes = size(collected.kept_bytes);
+        context.say(&format!(
+            "kept {kept}, {kept_bytes}, without a name: used in the last {minutes} minutes; `cache gc` deletes them later"
+        ))?;
+    }
+    Ok(())
 }
 
 /// Opens the cache, making it when there is none.

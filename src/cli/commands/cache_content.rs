@@ -9,6 +9,7 @@ use super::{Context, block_on};
 use crate::cli::args::ExportArgs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
+use crate::cli::output::counted;
 use crate::cli::registries::registry_here;
 use crate::engine::index;
 use crate::engine::plan::Source;
@@ -36,7 +37,11 @@ pub(super) fn export(args: &ExportArgs, context: &mut Context) -> Result<Exit, F
     };
     if args.outfile == "-" {
         let mut out = BufWriter::new(io::stdout().lock());
-        write(&mut out)?;
+        match write(&mut out) {
+            // Who closed the pipe has seen enough.
+            Err(error) if is_closed_pipe(&error) => return Ok(Exit::Done),
+            result => result?,
+        };
         out.flush()?;
         return Ok(Exit::Done);
     }
@@ -46,6 +51,11 @@ pub(super) fn export(args: &ExportArgs, context: &mut Context) -> Result<Exit, F
     write(&mut file)?;
     file.into_inner().map_err(|error| failed(error.into_error()))?.publish().map_err(failed)?;
     Ok(Exit::Done)
+}
+
+fn is_closed_pipe(error: &StoreError) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 pub(super) fn import(file: &str, name: Option<&str>, context: &mut Context) -> Result<Exit, Failure> {
@@ -172,7 +182,7 @@ pub(super) fn verify(json: bool, context: &mut Context) -> Result<Exit, Failure>
             count => format!("; {count} of them, {}, have no name (`cache gc` deletes them)", size(verified.unreferenced_bytes)),
         };
         let outcome = if clean { "all are whole" } else { "see above" };
-        context.say(&format!("{} blobs, {}: {outcome}{unreferenced}", verified.blobs, size(verified.bytes)))?;
+        context.say(&format!("{}, {}: {outcome}{unreferenced}", counted(verified.blobs, "blob"), size(verified.bytes)))?;
     }
     Ok(if clean { Exit::Done } else { Exit::Damaged })
 }
@@ -218,7 +228,7 @@ pub(super) fn usage(json: bool, context: &mut Context) -> Result<Exit, Failure> 
     for image in &usage.images {
         let others = match image.names.len() {
             0 | 1 => String::new(),
-            count => format!(" (and {} more names)", count - 1),
+            count => format!(" (and {})", counted(count - 1, "more name")),
         };
         let name = format!("{}{others}", image.names.first().map_or("", String::as_str));
         rows.push(vec![name, size(image.total), size(image.unique), size(image.shared())]);

@@ -15,14 +15,19 @@ use crate::transfer::CopyOptions;
 pub(super) fn run(args: &ManifestArgs, context: &mut Context) -> Result<Exit, Failure> {
     let prepared = Prepared::load(&args.selection, &PlatformArgs::default(), &context.settings)?;
     let work = async {
-        let mut lines = Vec::new();
+        let (mut lines, mut incomplete) = (Vec::new(), Vec::new());
         for job in prepared.jobs.iter().filter(|job| !job.platforms.is_empty()) {
-            let (line, absent, released) = publish(job, &prepared.registry, args).await?;
-            lines.push((job.name.clone(), line, absent, released));
+            match publish(job, &prepared.registry, args).await {
+                Ok((line, absent, released)) => lines.push((job.name.clone(), line, absent, released)),
+                // Whoever looks for what is missing wants to see all of it.
+                Err(error @ PublishError::Missing { .. }) => incomplete.push(error),
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(lines)
+        Ok((lines, incomplete))
     };
-    for (name, line, absent, released) in super::block_on(work)? {
+    let (lines, incomplete) = super::block_on(work)?;
+    for (name, line, absent, released) in lines {
         for platform in absent {
             context.say(&format!("warning: {name}: no image for {platform}"))?;
         }
@@ -31,7 +36,16 @@ pub(super) fn run(args: &ManifestArgs, context: &mut Context) -> Result<Exit, Fa
             context.out.line(format!("{}@{}", released.reference.familiar(), released.digest))?;
         }
     }
-    Ok(Exit::Done)
+    for error in &incomplete {
+        context.notice(&format!("error: {error}"))?;
+    }
+    if incomplete.is_empty() {
+        return Ok(Exit::Done);
+    }
+    if !args.allow_missing {
+        context.notice("hint: build and push what is missing, or push what there is with `--allow-missing`")?;
+    }
+    Ok(Exit::Refused)
 }
 
 type Published = (String, Vec<crate::oci::Platform>, Vec<Released>);
