@@ -54,10 +54,27 @@ fn carry_out(line: CommandLine, called: argv::CalledAs) -> Result<Exit, Failure>
         source,
     })?;
     let settings = Settings::resolve(&line.global, &around)?;
+    tell_of(settings.look.verbosity, settings.quiet);
     let mut context = Context { settings, out: Output::new(Box::new(BufWriter::new(io::stdout()))) };
     let exit = commands::run(line, &mut context)?;
     context.out.flush()?;
     Ok(exit)
+}
+
+/// Lets what the modules notice by the way (waiting for a lock, a flush that failed) be seen on standard error: warnings
+/// always, more with each `-v`.
+fn tell_of(verbosity: u8, quiet: bool) {
+    let level = match (quiet, verbosity) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, _) => "debug",
+    };
+    // The client of registries would print upload addresses, which carry secrets.
+    let filter = tracing_subscriber::EnvFilter::new(format!("off,pkgbuild={level}"));
+    let writer = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // There is one already when the program's own tests run commands in one process.
+    let _ = writer.without_time().with_target(false).try_init();
 }
 
 impl Context {
