@@ -241,6 +241,19 @@ fn an_edited_package_is_built_again_with_what_names_it_and_nothing_else() {
 }
 
 #[test]
+fn under_the_complete_scheme_an_edit_below_is_a_build_above() {
+    let world = World::new();
+    world.repository.write("pkgbuild.yml", "tag-scheme: complete\n").commit("complete tags");
+    world.push();
+
+    world.repository.write("pkg/base/motd", "changed\n").commit("base: edited");
+    let below_and_above =
+        ["app", "base", "multi"].iter().flat_map(|name| ["amd64", "arm64"].map(|arch| format!("{name} linux/{arch}")));
+    assert_eq!(built_units(&world.push()), below_and_above.collect::<Vec<_>>());
+    assert_eq!(built_units(&world.push()), Vec::<String>::new());
+}
+
+#[test]
 fn uncommitted_changes_are_refused_before_anything_is_built() {
     let world = World::new();
     world.repository.write("pkg/hello/hello.txt", "changed\n");
