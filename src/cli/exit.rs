@@ -104,7 +104,7 @@ pub fn of_unit(error: &UnitError) -> Exit {
             Refusal::Dirty | Refusal::BuildForbidden => Exit::Refused,
             Refusal::RegistryUnknown(class) => Exit::of_class(*class),
         },
-        UnitError::Mistakes(_) | UnitError::Dockerfile(_) | UnitError::Cycle { .. } => Exit::Usage,
+        UnitError::Mistakes(_) | UnitError::Dockerfile(_) | UnitError::History(_) | UnitError::Cycle { .. } => Exit::Usage,
         UnitError::Base(error) => match error.class() {
             // A base image that is nowhere is the Dockerfile's mistake.
             ErrorClass::Permanent => Exit::BuildFailed,

@@ -9,6 +9,7 @@ use super::publish::PublishError;
 use super::remote::RemoteError;
 use crate::builder::BuildError;
 use crate::diagnostic::Diagnostics;
+use crate::git::GitError;
 use crate::oci::{Digest, Platform, Reference};
 use crate::store::StoreError;
 use crate::transfer::TransferError;
@@ -34,6 +35,9 @@ pub enum UnitError {
     /// The Dockerfile cannot be read.
     #[error("cannot read the Dockerfile")]
     Dockerfile(#[source] std::io::Error),
+    /// Git cannot tell which commit last changed the package.
+    #[error("cannot find the commit that last changed the package")]
+    History(#[from] GitError),
     /// The builder failed.
     #[error(transparent)]
     Build(#[from] BuildError),

@@ -116,7 +116,7 @@ async fn request(shared: &Shared, job: &Job, platform: &Platform) -> Result<Buil
     let mut labels = package.labels(&job.tag);
     // A label of that name in build.yml stays.
     if labels.get(REVISION).is_some_and(|label| Some(label.as_str()) == job.tag.revision())
-        && let Some(revision) = last_change(package).await
+        && let Some(revision) = last_change(package).await?
     {
         labels.insert(REVISION.to_owned(), revision);
     }
@@ -154,16 +154,21 @@ async fn request(shared: &Shared, job: &Job, platform: &Platform) -> Result<Buil
 const REVISION: &str = "org.opencontainers.image.revision";
 
 /// Returns the last commit that changed the package. One tag is one tree, which may sit in many commits; this one is the
-/// same for all of them, so that the same tree gives the same image. `None` when history does not tell, and the commit that
-/// is checked out stays.
-async fn last_change(package: &Package) -> Option<String> {
+/// same for all of them, so that the same tree gives the same image. `None` when no commit has the package.
+///
+/// # Errors
+/// When git cannot answer: another commit in its place would be another image.
+async fn last_change(package: &Package) -> Result<Option<String>, UnitError> {
     let directory = package.directory.clone();
     let found = tokio::task::spawn_blocking(move || {
         let mut repositories = Repositories::new();
-        let location = repositories.locate(&directory).ok()??;
-        repositories.last_change(&location).ok()?
+        let Some(location) = repositories.locate(&directory)? else { return Ok(None) };
+        repositories.last_change(&location)
     });
-    found.await.ok().flatten().map(|commit| commit.id.to_string())
+    match found.await {
+        Ok(found) => Ok(found?.map(|commit| commit.id.to_string())),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 fn dockerfile_text(job: &Job) -> Result<Vec<u8>, UnitError> {

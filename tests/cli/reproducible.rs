@@ -40,3 +40,22 @@ fn a_package_with_images_inside_is_refused_and_not_built_without_them() {
     let run = program.run(repository.path(), &["build", "--offline", "pkg/a"]).exits_with(2);
     assert!(run.stderr.contains("depends.docker-images"), "{}", run.stderr);
 }
+
+#[test]
+fn in_a_shallow_clone_the_revision_is_where_history_ends() {
+    let (program, repository, clone) = (Program::new(), Repository::new(), tempfile::tempdir().expect("temp dir"));
+    repository
+        .write("pkg/a/build.yml", "org: test\nimage: a\narches: [amd64]\n")
+        .write("pkg/a/Dockerfile", "FROM scratch\nCOPY build.yml /\n");
+    repository.commit("a package");
+    repository.write("elsewhere", "x");
+    let head = repository.commit("elsewhere");
+    let shallow = clone.path().join("shallow");
+    let url = format!("file://{}", repository.path().display());
+    repository.git(&["clone", "--quiet", "--depth=1", &url, shallow.to_str().expect("a temporary path is UTF-8")]);
+    program.run(&shallow, &["build", "--offline", "pkg/a"]).success();
+    let name = program.run(&shallow, &["show-tag", "pkg/a"]).success().stdout;
+    let shown = program.run(&shallow, &["inspect", "--json", name.trim()]).success().json();
+    let labels = &shown["platforms"][0]["config"]["config"]["Labels"];
+    assert_eq!(labels["org.opencontainers.image.revision"], head.as_str(), "{labels}");
+}

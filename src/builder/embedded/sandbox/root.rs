@@ -52,8 +52,11 @@ pub(super) fn prepare(step: &RunStep) -> Result<Prepared, Failure> {
     fs_err::write(&prepared.hosts, hosts).map_err(trying("write the hosts file"))?;
     if step.network != StepNetwork::None {
         let resolver = beside("resolv.conf");
-        // A machine without name servers gives its steps none.
-        let servers = fs_err::read("/etc/resolv.conf").unwrap_or_default();
+        let servers = match fs_err::read("/etc/resolv.conf") {
+            // A machine without name servers gives its steps none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            result => result.map_err(trying("read the machine's resolv.conf"))?,
+        };
         fs_err::write(&resolver, servers).map_err(trying("write resolv.conf"))?;
         prepared.resolver = Some(resolver);
     }
