@@ -1,0 +1,235 @@
+//! From the stage graph to steps: every instruction expanded with the variables in force, checked, and turned into what it
+//! does. Nothing is read but Dockerfile and image configs, and what this builder does not have is refused here, by name and
+//! with its line, before anything runs.
+
+mod run;
+mod transfer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::builder::embedded::base::BaseImage;
+use crate::builder::embedded::image::{ImageState, join_directory, makes_layer};
+use crate::builder::embedded::sandbox::StepNetwork;
+use crate::builder::{BuildRequest, StepName};
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::dockerfile::expand::{Mode, expand_word};
+use crate::dockerfile::stages::{self, ImageUse, Input, Stage, Stages};
+use crate::dockerfile::{Command, Dockerfile, Scope};
+use crate::oci::Platform;
+
+use super::op::{MakeDirectoryOperation, Operation};
+use super::plan::{Plan, Root, Step};
+
+/// How many layers an image may have: overlay mounts of engines take no more.
+const LAYERS_LIMIT: usize = 127;
+
+/// Arguments that every package is given, whether its Dockerfile wants them or not.
+const PRESETS: [&str; 5] = ["GOPKGVERSION", "PKG_HASH", "PKG_IMAGE", "REVISION", "SOURCE"];
+
+/// Base images by what the Dockerfile calls them.
+pub(super) type Images = BTreeMap<ImageUse, Arc<BaseImage>>;
+
+/// Turns the stages into a plan. `outside` is how steps reach other machines here.
+///
+/// # Errors
+/// All mistakes, each with its line.
+pub(super) fn lower(
+    request: &BuildRequest,
+    dockerfile: &Dockerfile,
+    stages: &Stages,
+    images: &Images,
+    outside: StepNetwork,
+) -> Result<Plan, Diagnostics> {
+    let mut lowering = Lowering {
+        request,
+        outside,
+        dockerfile,
+        stages,
+        image_numbers: images.keys().enumerate().map(|(number, image)| (image, number)).collect(),
+        images,
+        done: Vec::new(),
+        steps: Vec::new(),
+        mistakes: Vec::new(),
+        warnings: Vec::new(),
+    };
+    for stage in &stages.stages {
+        let state = lowering.stage(stage);
+        lowering.done.push(state);
+    }
+    let Lowering { done, mut steps, mut mistakes, warnings, .. } = lowering;
+    let target = done.into_iter().next_back().expect("the target itself is among the stages");
+    let layers = target.image.layer_count();
+    if layers > LAYERS_LIMIT {
+        let message = format!("the image would have {layers} layers, and engines mount at most {LAYERS_LIMIT}");
+        mistakes.push(dockerfile.error(stages.target().from.span, message).help("join RUN or COPY instructions into fewer"));
+    }
+    if !mistakes.is_empty() {
+        mistakes.sort_by_key(|mistake| mistake.span);
+        return Err(Diagnostics(mistakes));
+    }
+    let of = steps.len();
+    for (index, step) in steps.iter_mut().enumerate() {
+        (step.name.number, step.name.of) = (index + 1, of);
+    }
+    let mut warnings: Vec<String> = warnings;
+    warnings.extend(dockerfile.warnings.0.iter().map(ToString::to_string));
+    let unused: Vec<String> = dockerfile
+        .unused_arguments(request.args.keys().map(String::as_str).filter(|name| !PRESETS.contains(name)))
+        .into_iter()
+        .map(|name| format!("`{name}`"))
+        .collect();
+    if !unused.is_empty() {
+        warnings.push(format!(
+            "no ARG declares the build argument{} {}",
+            if unused.len() == 1 { "" } else { "s" },
+            unused.join(", ")
+        ));
+    }
+    Ok(Plan { steps, images: images.values().cloned().collect(), result: target.root, image: target.image, warnings })
+}
+
+struct Lowering<'a> {
+    request: &'a BuildRequest,
+    outside: StepNetwork,
+    dockerfile: &'a Dockerfile,
+    stages: &'a Stages,
+    images: &'a Images,
+    image_numbers: BTreeMap<&'a ImageUse, usize>,
+    done: Vec<StageState>,
+    steps: Vec<Step>,
+    mistakes: Vec<Diagnostic>,
+    warnings: Vec<String>,
+}
+
+/// A stage as far as its instructions have been walked.
+struct StageState {
+    image: ImageState,
+    scope: Scope,
+    root: Root,
+}
+
+/// Why an instruction cannot become a step: a message, and what would be right.
+type Refusal = (String, Option<String>);
+
+fn refuse<T>(message: impl Into<String>) -> Result<T, Refusal> {
+    Err((message.into(), None))
+}
+
+fn refuse_with<T>(message: impl Into<String>, help: impl Into<String>) -> Result<T, Refusal> {
+    Err((message.into(), Some(help.into())))
+}
+
+fn not_yet<T>(what: &str) -> Result<T, Refusal> {
+    refuse_with(
+        format!("the embedded builder does not have {what} yet"),
+        "rewrite the instruction: this version has no other builder to give it to",
+    )
+}
+
+fn told(error: &dyn std::error::Error) -> Refusal {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        message.push_str(": ");
+        message.push_str(&error.to_string());
+        source = error.source();
+    }
+    (message, None)
+}
+
+impl Lowering<'_> {
+    fn stage(&mut self, stage: &Stage) -> StageState {
+        let date = self.request.source_date;
+        let mut state = match &stage.base {
+            Input::Stage(base) => {
+                let base = &self.done[*base];
+                let image = base.image.child();
+                let scope = base.scope.inherited(image.env());
+                StageState { image, scope, root: base.root }
+            }
+            Input::Image(name) => {
+                let image = ImageState::from_base(self.images[name].config.clone(), date);
+                StageState { scope: Scope::new(image.env()), image, root: Root::Image(self.image_numbers[name]) }
+            }
+            // A build request has no named contexts.
+            Input::Scratch | Input::Context(_) => {
+                let image = ImageState::scratch(stage.platform.clone(), date);
+                StageState { scope: Scope::new(image.env()), image, root: Root::Scratch }
+            }
+        };
+        for step in &stage.steps {
+            if let Err((message, help)) = self.instruction(stage, step, &mut state) {
+                let diagnostic = self.dockerfile.error(step.instruction.span, message);
+                self.mistakes.push(Diagnostic { help, ..diagnostic });
+            }
+        }
+        state
+    }
+
+    fn instruction(&mut self, stage: &Stage, step: &stages::Step, state: &mut StageState) -> Result<(), Refusal> {
+        let escape = self.dockerfile.directives.escape;
+        let written = &step.instruction;
+        let command = {
+            let scope = &state.scope;
+            written.command.expand(escape, &|name| scope.get(name)).map_err(|error| told(&error))?
+        };
+        let operation = match &command {
+            Command::Copy(copy) => Some(self.copy(copy, step, state)?),
+            Command::Add(add) => Some(self.add(add, state)?),
+            Command::Run(run) => Some(self.run(run, step, (stage, state))?),
+            Command::Workdir(path) => {
+                let path = join_directory(state.image.working_directory(), path);
+                let owner = state.image.user().to_owned();
+                let operation = MakeDirectoryOperation { path, owner, date: self.request.source_date };
+                makes_layer(&command, &operation.path).then_some((Operation::MakeDirectory(operation), Vec::new()))
+            }
+            Command::Arg(arguments) => {
+                for argument in arguments {
+                    let declared = state.scope.declare(argument, &self.stages.globals, escape);
+                    declared.map_err(|error| told(&error))?;
+                }
+                None
+            }
+            Command::Env(pairs) => {
+                // Shown with the variables from before, so only now.
+                pairs.iter().for_each(|pair| state.scope.set(&pair.key, &pair.value));
+                None
+            }
+            _ => None,
+        };
+        if let Some((operation, inputs)) = operation {
+            let scope = &state.scope;
+            let text = expand_word(&written.text, escape, &|name| scope.get(name), Mode::SHOWN);
+            self.steps.push(Step {
+                name: StepName {
+                    number: 0,
+                    of: 0,
+                    stage: stage.title.clone(),
+                    text: text.unwrap_or_else(|_| written.text.clone()),
+                    span: written.span,
+                },
+                lines: self.dockerfile.lines(written.span),
+                parent: state.root,
+                inputs,
+                operation,
+            });
+            state.root = Root::Step(self.steps.len() - 1);
+        }
+        state.image.apply(&command, &state.scope.arguments());
+        Ok(())
+    }
+
+    fn root(&self, input: &Input) -> Root {
+        match input {
+            Input::Stage(stage) => self.done[*stage].root,
+            Input::Image(image) => Root::Image(self.image_numbers[image]),
+            Input::Scratch | Input::Context(_) => Root::Scratch,
+        }
+    }
+}
+
+/// Returns the platform that builds, which is where this program runs.
+pub(super) fn build_platform() -> Platform {
+    Platform::host()
+}

@@ -1,0 +1,159 @@
+//! `RUN`.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::builder::embedded::copy::{self, CopySource, CopyStep};
+use crate::builder::embedded::sandbox::{Access, Exit, Mount, MountSource, ResolvedUser, RootFs, RunStep, SandboxError};
+use crate::builder::embedded::snapshot::Snapshot;
+use crate::builder::embedded::solve::op::{CopyFrom, HOSTNAME, MountKind, RunOperation, SHM_SIZE};
+use crate::builder::{BuildError, BuildEvent, Support};
+use crate::content::ErrorClass;
+use crate::sys::process::Tail;
+use crate::time::SourceDate;
+
+use super::caches::CacheMounts;
+use super::copy::copy_error;
+use super::{Job, MissingError, StepError, accounts, no_emulator};
+
+/// How many of a failing step's last lines are kept.
+const TAIL: usize = 20;
+
+pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMounts) -> Result<Snapshot, StepError> {
+    let machine = &job.machine;
+    if machine.sandbox.support(&operation.platform) == Support::Unsupported {
+        return Err(StepError::Build(no_emulator(&operation.platform)));
+    }
+    let account = accounts(job)?.account(&operation.user)?;
+    let script = operation.script.as_ref().map(|(path, data)| write_script(path, data)).transpose().map_err(StepError::io)?;
+    let mut mounts = mounts(job, operation, caches)?;
+    if let Some((directory, target)) = &script {
+        let source = MountSource::Path { path: directory.path().to_owned(), access: Access::ReadOnly };
+        mounts.push(Mount { target: target.clone(), source });
+    }
+    let draft = machine.snapshots.draft(&job.parent)?;
+    let mut env = operation.env.clone();
+    let added = [("HOME".to_owned(), account.home.clone())];
+    for (name, value) in added.iter().chain(&operation.proxies) {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push((name.clone(), value.clone()));
+        }
+    }
+    let step = RunStep {
+        root: RootFs { lowers: draft.lowers.clone(), upper: draft.upper.clone(), work: draft.work.clone() },
+        argv: operation.argv.clone(),
+        env,
+        cwd: operation.cwd.clone(),
+        user: ResolvedUser { uid: account.uid, gid: account.gid, groups: account.groups },
+        network: operation.network,
+        mounts,
+        hostname: HOSTNAME.to_owned(),
+        shm_size: SHM_SIZE,
+        platform: operation.platform.clone(),
+    };
+    let mut tail = Tail::new(TAIL);
+    let mut on_output = |bytes: &[u8]| {
+        tail.push(bytes);
+        // The receiver outlives the step, unless the whole build is being dropped.
+        drop(job.events.blocking_send(BuildEvent::Log { step: job.number, bytes: bytes.to_vec() }));
+    };
+    let exit = machine.sandbox.run(&step, &mut on_output, &job.cancel);
+    let outcome = match exit {
+        Ok(Exit::Code(0)) => return Ok(machine.snapshots.commit(draft)?),
+        Ok(Exit::Code(status)) => format!("exited with status {status}"),
+        Ok(Exit::Signal(signal)) => format!("was killed by signal {signal}"),
+        Err(SandboxError::Cancelled) => return Err(StepError::Build(BuildError::Cancelled)),
+        Err(SandboxError::Unprivileged) => {
+            return Err(StepError::Build(BuildError::Unsupported {
+                platform: Box::new(operation.platform.clone()),
+                reason: "a RUN step needs root (CAP_SYS_ADMIN) here".to_owned(),
+                help: "run pkgbuild as root".to_owned(),
+            }));
+        }
+        Err(error @ (SandboxError::Launch { .. } | SandboxError::Died(_))) => {
+            return Err(StepError::files(ErrorClass::Retryable, error));
+        }
+        Err(error) => return Err(StepError::files(ErrorClass::Permanent, error)),
+    };
+    Err(StepError::Ended { outcome, tail: Box::new(tail) })
+}
+
+/// Puts a script into a directory of its own; returns that and where it is to be mounted.
+fn write_script(path: &str, data: &[u8]) -> io::Result<(tempfile::TempDir, String)> {
+    let (target, name) = path.rsplit_once('/').expect("a script's path is absolute");
+    let directory = tempfile::tempdir()?;
+    fs_err::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
+    let file = directory.path().join(name);
+    fs_err::write(&file, data)?;
+    fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+    Ok((directory, target.to_owned()))
+}
+
+fn mounts(job: &Job, operation: &RunOperation, caches: &CacheMounts) -> Result<Vec<Mount>, StepError> {
+    let mut mounts = Vec::new();
+    for (number, mount) in operation.mounts.iter().enumerate() {
+        let source = match &mount.what {
+            MountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
+            MountKind::Cache { access, .. } => {
+                let path = caches.paths[number].clone().expect("every cache mount was given a directory");
+                MountSource::Path { path, access: *access }
+            }
+            MountKind::Bind { from, source, access } => {
+                let (snapshot, path) = match from {
+                    CopyFrom::Input(input) => (job.inputs[*input].clone(), format!("/{}", source.trim_start_matches('/'))),
+                    CopyFrom::Context => context_snapshot(job, source)?,
+                };
+                let real = snapshot.tree.resolve(path.as_bytes())?;
+                if snapshot.tree.get(&real).is_none() {
+                    return Err(StepError::files(ErrorClass::Permanent, MissingError::Mount(source.clone())));
+                }
+                MountSource::Layers { lowers: job.machine.snapshots.lowers(&snapshot), path, access: *access }
+            }
+        };
+        mounts.push(Mount { target: mount.target.clone(), source });
+    }
+    Ok(mounts)
+}
+
+/// Puts a part of the context into a snapshot, and returns that with the part's path in it.
+fn context_snapshot(job: &Job, source: &str) -> Result<(Snapshot, String), StepError> {
+    let context = job.context.as_ref().expect("the context is read when a step needs it");
+    let snapshots = &job.machine.snapshots;
+    let mut draft = snapshots.draft(&snapshots.scratch())?;
+    let step = CopyStep {
+        source: CopySource::Context(context),
+        // A name with wildcard characters is meant as it stands.
+        patterns: vec![escaped(source)],
+        destination: b"/mount".to_vec(),
+        owner: None,
+        mode: None,
+        unpack_archives: false,
+        source_date: SourceDate::default(),
+    };
+    copy::copy(&mut draft, &step).map_err(copy_error)?;
+    Ok((snapshots.commit(draft)?, "/mount".to_owned()))
+}
+
+/// Returns a pattern that matches `path` and nothing else.
+fn escaped(path: &str) -> Vec<u8> {
+    let mut pattern = Vec::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'\\' => pattern.extend_from_slice(b"[\\\\]"),
+            b'*' | b'?' | b'[' => pattern.extend_from_slice(&[b'[', byte, b']']),
+            byte => pattern.push(byte),
+        }
+    }
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_wildcard_characters_is_taken_as_it_stands() {
+        assert_eq!(escaped("a*b/[c]\\"), b"a[*]b/[[]c][\\\\]");
+        assert_eq!(escaped("plain/x"), b"plain/x");
+    }
+}
