@@ -124,7 +124,7 @@ impl Builder for EmbeddedBuilder {
 
     async fn build(&self, request: &BuildRequest, on: &(dyn Fn(BuildEvent) + Send + Sync)) -> Result<BuiltImage, BuildError> {
         // Not only RUN: layers have owners, devices and marks that only root can write.
-        if !self.machine.sandbox.is_privileged() {
+        if self.machine.sandbox.mode().is_none() {
             return Err(BuildError::Unsupported {
                 platform: Box::new(request.platform.clone()),
                 reason: "the embedded builder needs root (CAP_SYS_ADMIN)".to_owned(),

@@ -27,11 +27,6 @@ pub(super) fn trying<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOn
     move |error| (action.into(), error.into())
 }
 
-/// Returns whether this process may make namespaces and mounts.
-pub(super) fn privileged() -> bool {
-    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
-}
-
 /// Becomes the supervisor of a step if this process was started as one.
 ///
 /// To be called first in `main`, before any thread is started; `None` means that the process is an ordinary one.

@@ -14,7 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use tokio_util::sync::CancellationToken;
 
 use super::spec::Report;
-use super::{Exit, INIT_NAME, RunStep, SandboxError, init};
+use super::{Exit, INIT_NAME, RunStep, SandboxError, mode};
 
 /// Runs steps. Cheap to make; the first step copies the program into memory.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub(super) fn run(
     if cancel.is_cancelled() {
         return Err(SandboxError::Cancelled);
     }
-    if !init::privileged() {
+    if mode::of_process().is_none() {
         return Err(SandboxError::Unprivileged);
     }
     let launch = |action| move |source| SandboxError::Launch { action, source };

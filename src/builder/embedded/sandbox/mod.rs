@@ -17,6 +17,7 @@
 mod emulation;
 mod init;
 mod launch;
+mod mode;
 mod mounts;
 mod outbound;
 mod root;
@@ -35,6 +36,7 @@ use super::super::Support;
 pub use emulation::{Emulators, Handler};
 pub use init::init_if_asked;
 pub use launch::Sandbox;
+pub use mode::{Found, Mode, Obstacle, WhySingle, enter, probe};
 pub use spec::{Access, Exit, Mount, MountSource, ResolvedUser, RootFs, RunStep, StepNetwork};
 
 /// Changes whenever a step can observe something new in its surroundings; part of every step's cache key.
@@ -89,9 +91,9 @@ impl Sandbox {
         emulation::support(platform, &Platform::host(), &Emulators::read())
     }
 
-    /// Returns whether this process may make the namespaces and mounts that steps run in.
-    pub fn is_privileged(&self) -> bool {
-        init::privileged()
+    /// Returns how this process isolates steps; `None` when it cannot, because it may not make namespaces and mounts.
+    pub fn mode(&self) -> Option<Mode> {
+        mode::of_process()
     }
 
     /// Returns whether steps can have [`StepNetwork::Outbound`] here: `pasta` is installed.
@@ -112,11 +114,6 @@ impl Sandbox {
         cancel: &CancellationToken,
     ) -> Result<Exit, SandboxError> {
         launch::run(self, step, on_output, cancel)
-    }
-
-    /// Returns a directory-free description of what isolates steps here, for `plan` and messages.
-    pub fn mode(&self) -> &'static str {
-        "root, in a user namespace"
     }
 }
 
