@@ -16,4 +16,4 @@ pub use error::ArchiveError;
 pub use flatten::flatten;
 pub use members::{Member, Members};
 pub use read::{ImageArchive, Links, Part};
-pub use write::{CONTAINERD_NAME, DockerImage, Named, Open, REF_NAME, write_docker, write_oci};
+pub use write::{CONTAINERD_NAME, DockerImage, LAYOUT_FILE, Named, Open, REF_NAME, layout_index, write_docker, write_oci};

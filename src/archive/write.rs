@@ -50,6 +50,14 @@ fn null_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>
 /// Opens the content of a descriptor, for a writer of archives.
 pub type Open<'a, E> = &'a mut dyn FnMut(&Descriptor) -> Result<Box<dyn Read + Send>, E>;
 
+/// The content of `oci-layout`.
+pub const LAYOUT_FILE: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Returns the `index.json` of a layout of `images`.
+pub fn layout_index(images: &[Named]) -> Raw<Index> {
+    Raw::encode(Index::new(images.iter().map(layout_entry).collect()))
+}
+
 /// Writes an OCI layout of `images`; `blobs` is everything they consist of, roots included.
 ///
 /// # Errors
@@ -61,8 +69,8 @@ pub fn write_oci<E: From<ArchiveError>>(
     open: Open<'_, E>,
 ) -> Result<(), E> {
     let mut writer = TarWriter::new(out);
-    writer.bytes("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    writer.bytes("index.json", Raw::encode(Index::new(images.iter().map(layout_entry).collect())).bytes())?;
+    writer.bytes("oci-layout", LAYOUT_FILE)?;
+    writer.bytes("index.json", layout_index(images).bytes())?;
     let sorted: BTreeMap<(&str, Digest), &Descriptor> = blobs.iter().map(|b| ((b.digest.algorithm(), b.digest), b)).collect();
     writer.directory("blobs")?;
     let mut directories = BTreeSet::new();
@@ -106,10 +114,10 @@ pub fn write_docker<E: From<ArchiveError>>(
             layers.push(path);
         }
         members.insert(config.clone(), &manifest.config);
-        let tag = image.name.parse::<Reference>().map_or_else(|_| image.name.clone(), |reference| reference.familiar());
+        let tag = docker_name(&image.name);
         match listed.iter_mut().find(|other| other.config == config && other.layers == layers) {
-            Some(same) => same.repo_tags.push(tag),
-            None => listed.push(DockerImage { config, repo_tags: vec![tag], layers }),
+            Some(same) => same.repo_tags.extend(tag),
+            None => listed.push(DockerImage { config, repo_tags: tag.into_iter().collect(), layers }),
         }
     }
     let mut writer = TarWriter::new(out);
@@ -124,6 +132,15 @@ pub fn write_docker<E: From<ArchiveError>>(
         }
     }
     Ok(writer.finish()?)
+}
+
+/// Returns the name by which an engine knows an image. It knows none by a digest.
+fn docker_name(name: &str) -> Option<String> {
+    match name.parse::<Reference>() {
+        Err(_) => Some(name.to_owned()),
+        Ok(reference) if reference.tag.is_none() && reference.digest.is_some() => None,
+        Ok(reference) => Some(Reference { digest: None, ..reference }.familiar()),
+    }
 }
 
 fn layer_path(layer: &Descriptor) -> Result<String, ArchiveError> {

@@ -82,6 +82,8 @@ pub struct ContextRoot {
     pub source: PathBuf,
     /// Where its content appears, relative to the context's root; empty for the root itself.
     pub target: PathBuf,
+    /// Whether it stands in place of what earlier roots have at `target`; otherwise it is laid over that.
+    pub replaces: bool,
 }
 
 /// A Dockerfile and the name that messages call it by.

@@ -110,6 +110,10 @@ pub fn of_unit(error: &UnitError) -> Exit {
             ErrorClass::Permanent => Exit::BuildFailed,
             class => Exit::of_class(class),
         },
+        UnitError::Bundle(error) => match error.class() {
+            ErrorClass::Permanent => Exit::Usage,
+            class => Exit::of_class(class),
+        },
         UnitError::Build(error) => Exit::of_build(error),
         UnitError::Transfer(error) => Exit::of_class(error.class()),
         UnitError::Store(error) => super::error::of_store(error),

@@ -19,7 +19,7 @@ pub enum BaseError {
     #[error(transparent)]
     Reference(#[from] ReferenceError),
     /// The cache could not be read.
-    #[error("cannot look for base image `{reference}` in the cache")]
+    #[error("cannot look for image `{reference}` in the cache")]
     Store {
         /// The image.
         reference: String,
@@ -28,7 +28,7 @@ pub enum BaseError {
         source: Box<StoreError>,
     },
     /// The registry could not be asked.
-    #[error("cannot resolve base image `{reference}`")]
+    #[error("cannot resolve image `{reference}`")]
     Remote {
         /// The image.
         reference: String,
@@ -37,13 +37,13 @@ pub enum BaseError {
         source: Arc<RemoteError>,
     },
     /// It is known to be nowhere.
-    #[error("base image `{reference}` does not exist, neither in the cache nor in its registry")]
+    #[error("image `{reference}` does not exist, neither in the cache nor in its registry")]
     Absent {
         /// The image.
         reference: String,
     },
     /// It exists, but not for the platform.
-    #[error("base image `{reference}` is not there for {platform}; it is for {}", list(.has))]
+    #[error("image `{reference}` is not there for {platform}; it is for {}", list(.has))]
     Platform {
         /// The image.
         reference: String,
@@ -142,8 +142,9 @@ impl Bases {
             let name = Store::name_of(&reference);
             let found = match reference.digest {
                 None => roots.lookup(&name, &platform)?,
-                Some(digest) => match roots.iter().find(|root| root.descriptor.digest == digest) {
-                    Some(root) => roots.lookup(&root.name, &platform)?,
+                // Content that is there under its digest needs no name.
+                Some(_) => match store.find(&reference)? {
+                    Some(root) => roots.lookup_at(&root, &platform)?,
                     None => Presence::Absent,
                 },
             };

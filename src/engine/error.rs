@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::bases::BaseError;
+use super::bundle::BundleError;
 use super::event::{CancelReason, Totals, UnitName};
 use super::plan::{Decision, Refusal};
 use super::publish::PublishError;
@@ -50,6 +51,9 @@ pub enum UnitError {
     /// The package cannot be published.
     #[error(transparent)]
     Publish(Box<PublishError>),
+    /// Images cannot be laid into the build context.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// Packages need each other, so none can be built first.
     #[error("packages need each other: {}", cycle.join(" -> "))]
     Cycle {

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::bundle::bundle;
 use super::dispatch::{Meter, Teller};
 use super::error::UnitError;
 use super::event::{Direction, EventKind, Outcome, UnitName, Work};
@@ -82,10 +83,16 @@ pub(super) fn metered(meter: &Arc<Meter>) -> CopyOptions {
 }
 
 async fn build(shared: &Shared, job: usize, name: &UnitName, teller: Teller) -> Result<BuiltImage, UnitError> {
-    let request = tokio::select! {
+    let mut request = tokio::select! {
         request = request(shared, &shared.jobs[job], &name.platform) => request?,
         () = shared.cancel.cancelled() => return Err(UnitError::Cancelled),
     };
+    // To be held until the build is over.
+    let bundle = tokio::select! {
+        bundle = bundle(shared, &shared.jobs[job], &name.platform, &teller) => bundle?,
+        () = shared.cancel.cancelled() => return Err(UnitError::Cancelled),
+    };
+    request.context.roots.extend(bundle.iter().flat_map(|bundle| bundle.roots.clone()));
     let meter = teller.meter(&name.package, Some(&name.platform), Direction::Down);
     let (sender, mut events) = mpsc::unbounded_channel();
     let telling = Telling::new(name.clone(), sender, meter, log_file(shared, name));
@@ -131,7 +138,11 @@ async fn request(shared: &Shared, job: &Job, platform: &Platform) -> Result<Buil
         package: job.name.clone(),
         platform: platform.clone(),
         context: Context {
-            roots: package.context().into_iter().map(|(source, target)| ContextRoot { source, target }).collect(),
+            roots: package
+                .context()
+                .into_iter()
+                .map(|(source, target)| ContextRoot { source, target, replaces: false })
+                .collect(),
         },
         dockerfile: DockerfileSource {
             path: package.shown.join(package.dockerfile()),

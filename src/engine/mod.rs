@@ -1,6 +1,7 @@
 //! From packages to images, indexes and tags: facts, decisions, and the one loop that carries them out.
 
 pub mod bases;
+mod bundle;
 pub mod dispatch;
 pub mod error;
 pub mod event;

@@ -17,7 +17,7 @@ use super::probe::{Question, UnitFacts, probe};
 use super::publish::{ArchitectureTags, Existing};
 use super::remote::{RemoteError, RemoteRoot, SharedSource};
 use crate::builder::{Builder, BuiltImage, Support};
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::Diagnostics;
 use crate::oci::{Platform, Reference};
 use crate::package::{InputKey, Package, PackageTag, SourceState};
 use crate::registry::Registry;
@@ -493,12 +493,6 @@ fn failed(error: &UnitError) -> Outcome {
 pub fn mistakes(jobs: &[Job], plan: &Plan) -> Diagnostics {
     let mut found = Diagnostics::default();
     for (job, package) in jobs.iter().zip(&plan.packages) {
-        let builds = package.units.iter().any(|unit| matches!(unit.decision, Decision::Build(_)));
-        if builds && job.package.settings.depends.docker_images.is_some() {
-            let shown = job.package.shown.join(job.package.build_yml.file_name().unwrap_or_default());
-            let message = "this version does not carry out `depends.docker-images`";
-            found.0.push(Diagnostic::error(&shown, message));
-        }
         for unit in package.units.iter().filter(|unit| matches!(unit.decision, Decision::Build(_))) {
             if let Err(UnitError::Mistakes(Diagnostics(more))) = needed_images(job, &unit.platform) {
                 // A mistake that does not depend on the platform is told once.

@@ -74,7 +74,7 @@ pub struct BuildArg {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Depends {
     /// Images to be saved into the package's directory.
-    pub docker_images: Option<DockerImages>,
+    pub images: Vec<BundledImages>,
     /// Packages, by directory or image name.
     pub packages: Vec<Depended>,
 }
@@ -88,22 +88,33 @@ pub struct Depended {
     pub span: Span,
 }
 
-/// Images to be saved as files in the form of `docker image save`.
+/// Images that are laid into the build context: `depends.docker-images`, and each of `depends.images`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DockerImages {
+pub struct BundledImages {
     /// Where to.
-    pub target: DockerImagesTarget,
+    pub target: BundleTarget,
+    /// In which form.
+    pub form: BundleForm,
     /// Which: each has a digest.
     pub images: Vec<Reference>,
 }
 
-/// Where images are saved to, relative to the package's directory.
+/// Where images are laid, relative to the package's directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum DockerImagesTarget {
+pub enum BundleTarget {
     /// All in one file.
     File(PathBuf),
-    /// Each in a file of its own, in a directory that is emptied first.
+    /// In a directory, in place of what is there.
     Directory(PathBuf),
+}
+
+/// In which form images are laid into the context.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum BundleForm {
+    /// As `docker image save` writes them; in a directory, each in a file of its own.
+    Docker,
+    /// An OCI layout; in a file, the archive of one.
+    Oci,
 }
 
 /// What a key that is absent means: the `defaults` section of a workspace file, where there is one.
@@ -389,20 +400,26 @@ impl<'a> Reader<'a> {
         let Some(node) = self.value("depends") else { return Depends::default() };
         let named = node.get("packages").map(Node::items).unwrap_or_default().iter();
         let packages = named.filter_map(|item| Some(Depended { name: item.text()?.to_owned(), span: item.span })).collect();
-        Depends { docker_images: node.get("docker-images").and_then(|images| self.docker_images(images)), packages }
+        let mut images = Vec::new();
+        if let Some(node) = node.get("docker-images") {
+            images.extend(self.bundled_images(node, "depends.docker-images"));
+        }
+        for node in node.get("images").map(Node::items).unwrap_or_default() {
+            images.extend(self.bundled_images(node, "depends.images"));
+        }
+        Depends { images, packages }
     }
 
-    fn docker_images(&mut self, node: &'a Node) -> Option<DockerImages> {
+    fn bundled_images(&mut self, node: &'a Node, name: &str) -> Option<BundledImages> {
         let given = |key: &str| node.get(key).filter(|node| node.text() != Some("") && !is_empty_list(node));
         for (one, other) in [("target", "target-dir"), ("list", "from-file")] {
             if let (Some(_), Some(second)) = (given(one), given(other)) {
-                let message = format!("`depends.docker-images.{one}` and `depends.docker-images.{other}` cannot both be given");
-                self.findings.error(second.span, message);
+                self.findings.error(second.span, format!("`{name}.{one}` and `{name}.{other}` cannot both be given"));
             }
         }
         let mut path = |key: &str| {
             let node = given(key)?;
-            self.inside(node, &format!("depends.docker-images.{key}"))
+            self.inside(node, &format!("{name}.{key}"))
         };
         let (file, directory, from) = (path("target"), path("target-dir"), path("from-file"));
         let mut images = Vec::new();
@@ -420,11 +437,13 @@ impl<'a> Reader<'a> {
                 Err(error) => self.findings.error(node.span, format!("cannot read `{}`: {}", from.display(), error.kind())),
             }
         }
-        let target = directory.map(DockerImagesTarget::Directory).or(file.map(DockerImagesTarget::File));
+        let target = directory.map(BundleTarget::Directory).or(file.map(BundleTarget::File));
         if target.is_none() && !images.is_empty() {
-            self.findings.error(node.span, "`depends.docker-images` needs `target` or `target-dir`");
+            self.findings.error(node.span, format!("`{name}` needs `target` or `target-dir`"));
         }
-        target.map(|target| DockerImages { target, images })
+        let docker = name == "depends.docker-images" || given("format").and_then(Node::text) == Some("docker");
+        let form = if docker { BundleForm::Docker } else { BundleForm::Oci };
+        target.map(|target| BundledImages { target, form, images })
     }
 
     /// Returns a path that stays below the package's directory.

@@ -29,13 +29,26 @@ pub(crate) static BUILD_YML: &[Field] = &[
 pub(crate) static RESERVED: &[&str] = &["secrets", "ssh", "cache"];
 
 static DEPENDS: &[Field] = &[
-    Field::new("docker-images", Record(DOCKER_IMAGES), "Images that are saved as files into the package's directory."),
+    Field::new("docker-images", Record(DOCKER_IMAGES), "Images that the build context has as `docker image save` writes them."),
+    Field::new("images", List(&Record(IMAGES)), "Images that the build context has as OCI layouts or archives."),
     Field::new("packages", TEXTS, "Packages to be built first that no FROM or argument names: directories or image names."),
 ];
 
 static DOCKER_IMAGES: &[Field] = &[
     Field::new("target", Text, "File that all images are saved to."),
     Field::new("target-dir", Text, "Directory that each image is saved to as a file of its own."),
+    Field::new("from-file", Text, "File with one image on each line."),
+    Field::new("list", TEXTS, "The images, each with its digest."),
+];
+
+static IMAGES: &[Field] = &[
+    Field::new(
+        "format",
+        Word(&["oci", "docker"]),
+        "`oci` for a layout, or its archive in a file; `docker` for archives to load.",
+    ),
+    Field::new("target", Text, "File that holds all images."),
+    Field::new("target-dir", Text, "Directory that holds the layout, or an archive for each image."),
     Field::new("from-file", Text, "File with one image on each line."),
     Field::new("list", TEXTS, "The images, each with its digest."),
 ];

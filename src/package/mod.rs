@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use args::{ArgFile, Args};
-pub use build_yml::{BuildArg, BuildYml, Depended, Depends, DockerImages, DockerImagesTarget, ExtraSource};
+pub use build_yml::{BuildArg, BuildYml, BundleForm, BundleTarget, BundledImages, Depended, Depends, ExtraSource};
 pub use error::PackageError;
 pub use graph::{Dependency, Format, Graph, Via};
 pub use inputs::{Keyed, input_keys};

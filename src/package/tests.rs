@@ -199,8 +199,8 @@ fn depends_follow_linuxkits_checks() {
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let depends = |text: &str| build_yml(&format!("image: x\ndepends:\n  docker-images:\n{text}"));
     let read = depends(&format!("    target: images/all.tar\n    list: ['docker.io/library/a@{DIGEST}']\n")).expect("valid");
-    let images = read.depends.docker_images.expect("given");
-    assert_eq!(images.target, DockerImagesTarget::File("images/all.tar".into()));
+    let [images] = &read.depends.images[..] else { panic!("one") };
+    assert_eq!((&images.target, images.form), (&BundleTarget::File("images/all.tar".into()), BundleForm::Docker));
     for (text, expected) in [
         ("    target: a\n    target-dir: b\n", "cannot both be given"),
         ("    target: /a\n", "must be relative to the package's directory"),
@@ -352,7 +352,7 @@ fn the_schemas_judge_as_the_parser_does() {
         ("image: x\nconfig: {security_opt: [a]}", false),
         ("image: x\nconfig: {devices: [{path: a, magic: 1}]}", false),
         ("image: x\nconfig: {resources: {blockio: {weight: 70000}}}", false),
-        ("image: x\ndepends: {images: []}", false),
+        ("image: x\ndepends: {pictures: []}", false),
         ("[]", false),
     ] {
         assert_eq!(build.is_valid(&json(text)), good, "the schema about {text}");

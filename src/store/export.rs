@@ -1,10 +1,12 @@
 //! Putting images into archives: as an OCI layout, for `docker load`, or flattened to one file system.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use super::{Result, Roots, Store, StoreError};
-use crate::archive::{Compression, Named, flatten, write_docker, write_oci};
+use crate::archive::{Compression, LAYOUT_FILE, Named, flatten, layout_index, write_docker, write_oci};
 use crate::oci::{Descriptor, Document, Manifest, MediaType, Platform};
 
 /// The form of an archive.
@@ -38,32 +40,84 @@ impl Store {
     /// [`StoreError::Partial`] when something of it is missing. Nothing was written then.
     pub fn export(&self, exports: &[Export<'_>], format: ArchiveFormat, out: impl Write) -> Result<()> {
         let roots = self.roots()?;
+        let mut images = Vec::new();
+        for export in exports {
+            let root = match format {
+                ArchiveFormat::Oci => self.selected(&roots, export)?,
+                ArchiveFormat::Docker | ArchiveFormat::Filesystem => self.one_image(&roots, export)?,
+            };
+            images.push(Named { name: export.inside().to_owned(), root });
+        }
+        self.save(&images, format, out)
+    }
+
+    /// Writes `images`, which need no name in the cache, as one archive. In the forms for one platform each is a manifest.
+    ///
+    /// # Errors
+    /// [`StoreError::Partial`] when something of an image is missing: nothing was written then.
+    pub fn save(&self, images: &[Named], format: ArchiveFormat, out: impl Write) -> Result<()> {
         let mut open = |descriptor: &Descriptor| -> Result<Box<dyn Read + Send>> {
             let reader = self.open_verified(descriptor)?;
             Ok(Box::new(reader))
         };
         match format {
-            ArchiveFormat::Oci => {
-                let (mut named, mut blobs) = (Vec::new(), Vec::new());
-                for export in exports {
-                    let root = self.selected(&roots, export)?;
-                    self.collect_blobs(export.name, &root, &mut blobs)?;
-                    named.push(Named { name: export.inside().to_owned(), root });
-                }
-                write_oci(out, &named, &blobs, &mut open)
-            }
+            ArchiveFormat::Oci => write_oci(out, images, &self.all_blobs(images)?, &mut open),
             ArchiveFormat::Docker => {
-                let mut images = Vec::new();
-                for export in exports {
-                    let (root, manifest) = self.one_image(&roots, export)?;
-                    images.push((Named { name: export.inside().to_owned(), root }, manifest));
-                }
-                write_docker(out, &images, &mut |layer| self.decompressed_size(layer), &mut open)
+                let whole: Result<Vec<_>> = images.iter().map(|image| Ok((image.clone(), self.whole_manifest(image)?))).collect();
+                write_docker(out, &whole?, &mut |layer| self.decompressed_size(layer), &mut open)
             }
             ArchiveFormat::Filesystem => {
-                let [export] = exports else { return Err(StoreError::ManyImages { images: exports.len() }) };
-                flatten(&self.one_image(&roots, export)?.1.layers, out, &mut open)
+                let [image] = images else { return Err(StoreError::ManyImages { images: images.len() }) };
+                flatten(&self.whole_manifest(image)?.layers, out, &mut open)
             }
+        }
+    }
+
+    /// Writes `images` as an OCI layout below `directory`, which must be empty (OCI image-spec, "Image Layout").
+    ///
+    /// # Errors
+    /// [`StoreError::Partial`] when something of an image is missing: nothing was written then.
+    pub fn save_layout(&self, images: &[Named], directory: &Path) -> Result<()> {
+        let io = self.io("write a layout");
+        let blobs = self.all_blobs(images)?;
+        let file = |path: PathBuf, mut data: &mut dyn Read| -> io::Result<()> {
+            let mut file = fs_err::File::create_new(&path)?;
+            io::copy(&mut data, &mut file)?;
+            // Whatever the user's mask: the modes are part of what is made of it.
+            set_mode(&path, 0o644)
+        };
+        file(directory.join("oci-layout"), &mut &LAYOUT_FILE[..]).map_err(&io)?;
+        file(directory.join("index.json"), &mut &layout_index(images).bytes()[..]).map_err(&io)?;
+        for part in ["blobs", "blobs/sha256"] {
+            let path = directory.join(part);
+            fs_err::create_dir(&path).and_then(|()| set_mode(&path, 0o755)).map_err(&io)?;
+        }
+        for blob in &blobs {
+            let path = directory.join("blobs").join(blob.digest.algorithm()).join(blob.digest.hex());
+            file(path, &mut self.open_verified(blob)?).map_err(&io)?;
+        }
+        Ok(())
+    }
+
+    fn all_blobs(&self, images: &[Named]) -> Result<Vec<Descriptor>> {
+        let mut blobs = BTreeMap::new();
+        for image in images {
+            let mut own = Vec::new();
+            self.collect_blobs(&image.name, &image.root, &mut own)?;
+            blobs.extend(own.into_iter().map(|blob| (blob.digest, blob)));
+        }
+        Ok(blobs.into_values().collect())
+    }
+
+    /// Returns the manifest of one image, all of whose content is there.
+    fn whole_manifest(&self, image: &Named) -> Result<Manifest> {
+        let partial = |missing| StoreError::Partial { name: image.name.clone(), missing };
+        match self.document(&image.root)? {
+            Some(Document::Manifest(manifest)) => {
+                let missing: Vec<_> = self.missing_of_image(&image.root)?.iter().map(|part| part.digest).collect();
+                if missing.is_empty() { Ok(manifest) } else { Err(partial(missing)) }
+            }
+            _ => Err(partial(vec![image.root.digest])),
         }
     }
 
@@ -77,27 +131,17 @@ impl Store {
     }
 
     /// Returns the one image that is meant; of an index without a chosen platform, the only one that is there.
-    fn one_image(&self, roots: &Roots, export: &Export<'_>) -> Result<(Descriptor, Manifest)> {
+    fn one_image(&self, roots: &Roots, export: &Export<'_>) -> Result<Descriptor> {
         let root = roots.require(export.name)?;
-        let image = match export.platform {
-            Some(platform) => self.for_platform(export.name, root, platform)?,
+        match export.platform {
+            Some(platform) => self.for_platform(export.name, root, platform),
             None => match &self.images_of(root)?[..] {
-                [only] => only.clone(),
+                [only] => Ok(only.clone()),
                 several => {
                     let has = several.iter().filter_map(|image| image.platform.as_ref()).map(Platform::to_string).collect();
-                    return Err(StoreError::ManyPlatforms { name: export.name.to_owned(), has });
+                    Err(StoreError::ManyPlatforms { name: export.name.to_owned(), has })
                 }
             },
-        };
-        match self.document(&image)? {
-            Some(Document::Manifest(manifest)) => {
-                let missing: Vec<_> = self.missing_of_image(&image)?.iter().map(|part| part.digest).collect();
-                match missing.is_empty() {
-                    true => Ok((image, manifest)),
-                    false => Err(StoreError::Partial { name: export.name.to_owned(), missing }),
-                }
-            }
-            _ => Err(StoreError::Partial { name: export.name.to_owned(), missing: vec![image.digest] }),
         }
     }
 
@@ -173,4 +217,8 @@ fn images(children: Vec<Descriptor>) -> Vec<Descriptor> {
             && child.platform.as_ref().is_none_or(|platform| !platform.is_unknown())
     };
     children.into_iter().filter(is_image).collect()
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }

@@ -192,7 +192,17 @@ impl Roots {
     /// # Errors
     /// When it cannot be told. A damaged index or manifest is something that is missing.
     pub fn lookup(&self, name: &str, platform: &Platform) -> Result<Presence> {
-        let Some(root) = self.get(name) else { return Ok(Presence::Absent) };
+        match self.get(name) {
+            Some(root) => self.lookup_at(root, platform),
+            None => Ok(Presence::Absent),
+        }
+    }
+
+    /// Returns whether the image that `root`, an index or a manifest, leads to is there for `platform`, as [`Self::lookup`].
+    ///
+    /// # Errors
+    /// As [`Self::lookup`].
+    pub fn lookup_at(&self, root: &Descriptor, platform: &Platform) -> Result<Presence> {
         let manifest = if MediaType::is_index(&root.media_type) {
             match self.index(root)? {
                 None => return Ok(Presence::Incomplete(vec![root.clone()])),

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bundles;
 mod demo;
 mod end_to_end;
 mod killed;

@@ -153,7 +153,7 @@ async fn extra_roots_of_the_context_appear_at_their_targets() {
     std::fs::create_dir(&other).expect("creates");
     std::fs::write(other.join("x"), "extra").expect("writes");
     let mut roots = test.request.context.roots.clone();
-    roots.push(ContextRoot { source: other, target: "vendor/lib".into() });
+    roots.push(ContextRoot { source: other, target: "vendor/lib".into(), replaces: false });
     test.request.context = Context { roots };
     test.dockerfile("FROM scratch\nCOPY vendor/lib/x /\n");
     let built = test.build().await;

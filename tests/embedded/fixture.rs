@@ -106,7 +106,7 @@ impl Test {
         let request = BuildRequest {
             package: "test".into(),
             platform: Platform::host(),
-            context: Context { roots: vec![ContextRoot { source: context, target: PathBuf::new() }] },
+            context: Context { roots: vec![ContextRoot { source: context, target: PathBuf::new(), replaces: false }] },
             dockerfile: DockerfileSource { path: "Dockerfile".into(), in_context: "Dockerfile".into(), text: Arc::new([]) },
             args: BTreeMap::new(),
             labels: BTreeMap::new(),

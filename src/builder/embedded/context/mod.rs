@@ -70,13 +70,15 @@ pub struct ContextTree {
 struct Root {
     directory: OwnedFd,
     target: Vec<u8>,
+    replaces: bool,
 }
 
 impl ContextTree {
     /// Reads the context's directories and hashes its files, without what `ignore` leaves out. `cache` is the cache
     /// directory, where the hashes of files that did not change since are found.
     ///
-    /// Where two roots have the same path, directories are merged, and of anything else the later root's is taken.
+    /// Where two roots have the same path, directories are merged, and of anything else the later root's is taken; a root
+    /// that replaces leaves nothing of what was at its target.
     ///
     /// # Errors
     /// When something that is not left out cannot be read.
@@ -91,7 +93,7 @@ impl ContextTree {
         for root in &context.roots {
             let directory = open_root(&root.source)?;
             let target: Vec<u8> = components(root.target.as_os_str().as_bytes()).collect::<Vec<_>>().join(&b'/');
-            scan.roots.push(Root { directory, target });
+            scan.roots.push(Root { directory, target, replaces: root.replaces });
         }
         for number in 0..scan.roots.len() {
             scan.read_root(number, ignore)?;
@@ -145,6 +147,10 @@ impl ContextTree {
             if !self.tree.get(&way).is_some_and(Entry::is_directory) {
                 self.tree.put(&way, Entry::directory(0o755, 0, 0, 0), number);
             }
+        }
+        if self.roots[number].replaces && !way.is_empty() {
+            self.tree.remove(&way);
+            self.tree.put(&way, Entry::directory(0o755, 0, 0, 0), number);
         }
         let mut todo = vec![(way, matched)];
         while let Some(directory) = todo.pop() {

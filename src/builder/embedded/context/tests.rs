@@ -6,7 +6,10 @@ use crate::builder::ContextRoot;
 
 fn scan(bench: &Bench, roots: &[(&str, &str)], ignore: &str) -> Result<ContextTree, ContextError> {
     let ignore = Ignore::parse(Path::new(".dockerignore"), ignore.as_bytes()).expect("parses");
-    let roots = roots.iter().map(|(source, target)| ContextRoot { source: bench.path(source), target: target.into() }).collect();
+    let roots = roots
+        .iter()
+        .map(|(source, target)| ContextRoot { source: bench.path(source), target: target.into(), replaces: false })
+        .collect();
     ContextTree::scan(&Context { roots }, &ignore, &bench.path("cache"))
 }
 

@@ -30,7 +30,7 @@ impl Bench {
     }
 
     fn context(&self) -> ContextTree {
-        let roots = vec![ContextRoot { source: self.directory.path().join("context"), target: "".into() }];
+        let roots = vec![ContextRoot { source: self.directory.path().join("context"), target: "".into(), replaces: false }];
         ContextTree::scan(&Context { roots }, &Ignore::default(), &self.directory.path().join("cache")).expect("scans")
     }
 
