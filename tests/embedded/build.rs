@@ -129,6 +129,35 @@ async fn heredocs_are_files() {
 }
 
 #[tokio::test]
+async fn heredocs_stand_beside_other_sources_and_come_after_them() {
+    let mut test = Test::new();
+    test.write("f", b"file");
+    test.write("EOF", b"replaced");
+    test.dockerfile(
+        "FROM scratch AS a\nCOPY f /g\nFROM scratch\nCOPY f EOF <<EOF /one/\ntext\nEOF\nCOPY --from=a g <<H /two/\nh\nH\n",
+    );
+    let built = test.build().await;
+    for (path, content) in [("one/f", "file"), ("one/EOF", "text\n"), ("two/g", "file"), ("two/H", "h\n")] {
+        assert_eq!(test.file(&built, path), content, "{path}");
+    }
+    // Not dated with the clock: another cache and another time give the same bytes.
+    let manifest = built.image().manifest.digest;
+    let mut again = Test::new();
+    for (path, content) in [("f", "file"), ("EOF", "replaced")] {
+        again.write(path, content.as_bytes());
+    }
+    again.request.dockerfile.text = test.request.dockerfile.text.clone();
+    assert_eq!(again.build().await.image().manifest.digest, manifest);
+    let config = test.config(&built);
+    assert_eq!(config.history[0].created_by.as_deref(), Some("COPY f EOF <<EOF /one/ # buildkit"));
+    test.dockerfile(
+        "FROM scratch AS a\nCOPY f /g\nFROM scratch\nCOPY f EOF <<EOF /one/\nother\nEOF\nCOPY --from=a g <<H /two/\nh\nH\n",
+    );
+    let changed = test.build().await;
+    assert_eq!(test.file(&changed, "one/EOF"), "other\n");
+}
+
+#[tokio::test]
 async fn what_the_ignore_file_names_is_not_there_and_the_dockerfiles_own_wins() {
     let mut test = Test::new();
     test.write("a", b"");

@@ -46,11 +46,8 @@ impl<'a> CopySource<'a> {
 /// One `COPY` or `ADD`.
 #[derive(Clone)]
 pub struct CopyStep<'a> {
-    /// Where the files come from.
-    pub source: CopySource<'a>,
-    /// The sources as written, after expansion, relative to the source's root. More than one needs a destination that
-    /// ends in `/`, which the instruction's reader checks.
-    pub patterns: Vec<Vec<u8>>,
+    /// What is copied, in order; what a later part brings replaces files of an earlier one.
+    pub parts: Vec<CopyPart<'a>>,
     /// The destination as written, after expansion, with the working directory in front when it is relative; a `/` or
     /// `/.` at its end counts.
     pub destination: Vec<u8>,
@@ -58,10 +55,28 @@ pub struct CopyStep<'a> {
     pub owner: Option<(u32, u32)>,
     /// `--chmod`.
     pub mode: Option<ModeChange>,
-    /// Whether local tar archives are unpacked: for `ADD`.
-    pub unpack_archives: bool,
     /// The time of everything that comes from the context or is made on the way.
     pub source_date: SourceDate,
+}
+
+/// Files of one source, on their way to the destination of a [`CopyStep`].
+#[derive(Clone)]
+pub struct CopyPart<'a> {
+    /// Where the files come from.
+    pub source: CopySource<'a>,
+    /// Which files. More than one in a step need a destination that ends in `/`, which the instruction's reader checks.
+    pub wanted: Wanted,
+    /// Whether tar archives are unpacked: for `ADD`.
+    pub unpack_archives: bool,
+}
+
+/// Which files of a source are copied, relative to its root.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// What these paths or patterns mean, as written, after expansion.
+    Patterns(Vec<Vec<u8>>),
+    /// These paths, whatever characters are in them.
+    Paths(Vec<Vec<u8>>),
 }
 
 /// What a copy did that is worth a word.
@@ -145,14 +160,21 @@ impl CopyError {
 /// As [`CopyError`]; the draft is then good for nothing but being dropped.
 pub fn copy(draft: &mut Draft, step: &CopyStep<'_>) -> Result<Copied, CopyError> {
     let mut copied = Copied::default();
-    let mut copier = place::Copier::new(Upper::new(draft)?, step)?;
-    for pattern in &step.patterns {
-        let selection = select(step.source.tree(), pattern)?;
-        if selection.paths.is_empty() {
-            copied.unmatched.push(pattern.clone());
-        }
-        for path in selection.paths {
-            copier.one(&path)?;
+    let Some(first) = step.parts.first() else { return Ok(copied) };
+    let mut copier = place::Copier::new(Upper::new(draft)?, step, first)?;
+    for part in &step.parts {
+        copier.begin(part)?;
+        match &part.wanted {
+            Wanted::Paths(paths) => paths.iter().try_for_each(|path| copier.one(path))?,
+            Wanted::Patterns(patterns) => {
+                for pattern in patterns {
+                    let selection = select(part.source.tree(), pattern)?;
+                    if selection.paths.is_empty() {
+                        copied.unmatched.push(pattern.clone());
+                    }
+                    selection.paths.iter().try_for_each(|path| copier.one(path))?;
+                }
+            }
         }
     }
     copier.finish()?;

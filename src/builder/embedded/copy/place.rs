@@ -14,7 +14,7 @@ use super::super::parallel;
 use super::super::snapshot::upper::{Upper, open_below, shown};
 use super::super::tree::{Entry, Kind, cleaned, join, split};
 use super::super::untar;
-use super::{CopyError, CopySource, CopyStep, ModeChange};
+use super::{CopyError, CopyPart, CopySource, CopyStep, ModeChange};
 
 /// A file whose data is still to be copied.
 struct Job {
@@ -27,7 +27,9 @@ struct Job {
 pub(super) struct Copier<'a> {
     upper: Upper<'a>,
     step: &'a CopyStep<'a>,
-    /// Directories of the source's layers, when it is a snapshot.
+    /// What is being copied.
+    part: &'a CopyPart<'a>,
+    /// Directories of the part's layers, when it is a snapshot.
     layers: Vec<OwnedFd>,
     /// By destination. Copied at the end, many at a time.
     jobs: BTreeMap<Vec<u8>, Job>,
@@ -49,14 +51,20 @@ pub(super) fn make_way(upper: &mut Upper<'_>, path: &[u8], new: &Entry) -> Resul
 }
 
 impl<'a> Copier<'a> {
-    pub(super) fn new(upper: Upper<'a>, step: &'a CopyStep<'a>) -> Result<Self, CopyError> {
-        let layers = match step.source {
-            CopySource::Context(_) => Vec::new(),
-            CopySource::Snapshot(snapshots, snapshot) => {
-                snapshot.layers.iter().map(|layer| snapshots.layer_root(layer)).collect::<Result<_, _>>()?
-            }
-        };
-        Ok(Self { upper, step, layers, jobs: BTreeMap::new(), links: Vec::new() })
+    /// Starts with `part` of `step`.
+    pub(super) fn new(upper: Upper<'a>, step: &'a CopyStep<'a>, part: &'a CopyPart<'a>) -> Result<Self, CopyError> {
+        let layers = layers(&part.source)?;
+        Ok(Self { upper, step, part, layers, jobs: BTreeMap::new(), links: Vec::new() })
+    }
+
+    /// Goes on with `part`.
+    pub(super) fn begin(&mut self, part: &'a CopyPart<'a>) -> Result<(), CopyError> {
+        if !std::ptr::eq(self.part, part) {
+            self.copy_data()?;
+            self.layers = layers(&part.source)?;
+            self.part = part;
+        }
+        Ok(())
     }
 
     fn new_directory(&self) -> Entry {
@@ -66,10 +74,10 @@ impl<'a> Copier<'a> {
 
     /// Copies one source, with everything below it.
     pub(super) fn one(&mut self, source: &[u8]) -> Result<(), CopyError> {
-        let tree = self.step.source.tree();
+        let tree = self.part.source.tree();
         let real = tree.resolve(source)?;
         let Some(entry) = tree.get(&real) else { return Err(CopyError::Missing { path: source.to_vec() }) };
-        if self.step.unpack_archives && matches!(entry.kind, Kind::File { .. }) && self.unpack(&real)? {
+        if self.part.unpack_archives && matches!(entry.kind, Kind::File { .. }) && self.unpack(&real)? {
             return Ok(());
         }
         let destination = self.destination(split(source).1, entry.is_directory())?;
@@ -104,7 +112,7 @@ impl<'a> Copier<'a> {
         overwrite: Overwrite,
         names: &mut HashMap<(usize, Vec<u8>), Vec<u8>>,
     ) -> Result<(), CopyError> {
-        let tree = self.step.source.tree();
+        let tree = self.part.source.tree();
         let Some(original) = tree.get(source) else { return Err(CopyError::Missing { path: source.to_vec() }) };
         let mut entry = self.wanted(original);
         let there = self.upper.tree().get(destination);
@@ -150,9 +158,9 @@ impl<'a> Copier<'a> {
         }
         self.upper.unlink(destination)?;
         self.upper.note(destination, &entry);
-        let tree = self.step.source.tree();
+        let tree = self.part.source.tree();
         let set = tree.link_set(source).and_then(|first| Some((tree.origin(source)?, first.to_vec())));
-        let from_snapshot = matches!(self.step.source, CopySource::Snapshot(..));
+        let from_snapshot = matches!(self.part.source, CopySource::Snapshot(..));
         let may_link = from_snapshot && set.is_none() && tree.get(source) == Some(&entry);
         if let Some(set) = set {
             if let Some(first) = names.get(&set) {
@@ -176,7 +184,7 @@ impl<'a> Copier<'a> {
         {
             entry.mode = mode.apply(entry.mode, entry.is_directory());
         }
-        if matches!(self.step.source, CopySource::Context(_)) {
+        if matches!(self.part.source, CopySource::Context(_)) {
             entry.mtime = self.step.source_date.0;
         }
         entry
@@ -200,7 +208,7 @@ impl<'a> Copier<'a> {
     }
 
     fn open(&self, source: &[u8]) -> Result<File, CopyError> {
-        match self.step.source {
+        match self.part.source {
             CopySource::Context(context) => Ok(context.open(source)?),
             CopySource::Snapshot(_, snapshot) => {
                 let origin = snapshot.tree.origin(source).ok_or_else(|| CopyError::Missing { path: source.to_vec() })?;
@@ -211,7 +219,7 @@ impl<'a> Copier<'a> {
 
     /// Makes sure that a file of the context did not change while it was read.
     fn check(&self, source: &[u8], file: &File) -> Result<(), CopyError> {
-        match self.step.source {
+        match self.part.source {
             CopySource::Context(context) => Ok(context.check(source, file)?),
             CopySource::Snapshot(..) => Ok(()),
         }
@@ -257,6 +265,16 @@ impl<'a> Copier<'a> {
     pub(super) fn finish(mut self) -> Result<(), CopyError> {
         self.copy_data()?;
         Ok(self.upper.finish()?)
+    }
+}
+
+/// Returns the directories of the layers of a source that is a snapshot.
+fn layers(source: &CopySource<'_>) -> Result<Vec<OwnedFd>, CopyError> {
+    match source {
+        CopySource::Context(_) => Ok(Vec::new()),
+        CopySource::Snapshot(snapshots, snapshot) => {
+            Ok(snapshot.layers.iter().map(|layer| snapshots.layer_root(layer)).collect::<Result<_, _>>()?)
+        }
     }
 }
 

@@ -36,12 +36,10 @@ impl Bench {
 
     fn step<'a>(source: CopySource<'a>, patterns: &[&str], destination: &str) -> CopyStep<'a> {
         CopyStep {
-            source,
-            patterns: patterns.iter().map(|pattern| pattern.as_bytes().to_vec()).collect(),
+            parts: vec![CopyPart { source, wanted: Wanted::Patterns(bytes(patterns)), unpack_archives: false }],
             destination: destination.as_bytes().to_vec(),
             owner: None,
             mode: None,
-            unpack_archives: false,
             source_date: SourceDate(1000),
         }
     }
@@ -56,6 +54,10 @@ impl Bench {
         let context = self.context();
         self.run(parent, &Self::step(CopySource::Context(&context), patterns, destination))
     }
+}
+
+fn bytes(texts: &[&str]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
 /// Returns what a snapshot has, one path with mode and owner a word, contents left out.
@@ -125,6 +127,27 @@ fn linked_base(bench: &Bench) -> Snapshot {
     let draft = bench.snapshots.draft(&bench.snapshots.scratch()).expect("drafts");
     bench.sh(&format!("cp -a base/. {}; touch -d @5 {0}/data", draft.upper.display()));
     bench.snapshots.commit(draft).expect("commits")
+}
+
+#[test]
+fn parts_of_several_sources_are_copied_in_order() {
+    let bench = Bench::with(&[("f", "context"), ("*", "star"), ("d/x", "1")]);
+    let stage = bench.copy(&bench.snapshots.scratch(), &["f"], "/f").expect("copies");
+    bench.sh("echo longer than before > context/f; cp context/f context/g");
+    let context = bench.context();
+    let part = |source, wanted| CopyPart { source, wanted, unpack_archives: false };
+    let context = CopySource::Context(&context);
+    let from_stage = CopySource::Snapshot(&bench.snapshots, &stage);
+    let mut step = Bench::step(context, &["f", "d"], "/to/");
+    step.parts.push(part(from_stage, Wanted::Patterns(bytes(&["/f"]))));
+    step.parts.push(part(context, Wanted::Paths(bytes(&["*"]))));
+    let copied = bench.run(&bench.snapshots.scratch(), &step).expect("copies");
+    assert_eq!(listing(&copied), "to/ to/*:4 to/f:7 to/x:1");
+    step.parts.swap(0, 1);
+    let copied = bench.run(&bench.snapshots.scratch(), &step).expect("copies");
+    assert_eq!(listing(&copied), "to/ to/*:4 to/f:19 to/x:1");
+    step.parts.push(part(from_stage, Wanted::Paths(bytes(&["?"]))));
+    assert!(matches!(bench.run(&bench.snapshots.scratch(), &step), Err(CopyError::Missing { .. })));
 }
 
 #[test]
@@ -264,20 +287,20 @@ fn add_unpacks_archives_whatever_they_are_called() {
     let base = bench.snapshots.scratch();
     let mut step = Bench::step(CopySource::Context(&context), &[], "/to/");
     for name in ["tar", "gz", "bz2", "xz", "zst", "linked"] {
-        step.patterns = vec![name.as_bytes().to_vec()];
-        step.unpack_archives = true;
+        step.parts[0].wanted = Wanted::Patterns(bytes(&[name]));
+        step.parts[0].unpack_archives = true;
         let snapshot = bench.run(&base, &step).expect(name);
         assert_eq!(listing(&snapshot), "to/ to/d/ to/d/l->x to/d/x:2", "{name}");
         assert_eq!(snapshot.tree.get(b"to/d/x").map(|entry| (entry.uid, entry.gid)), Some((3, 4)));
-        step.unpack_archives = false;
+        step.parts[0].unpack_archives = false;
         assert_eq!(listing(&bench.run(&base, &step).expect(name)).matches(' ').count(), 1, "COPY never unpacks");
     }
-    step.unpack_archives = true;
+    step.parts[0].unpack_archives = true;
     step.owner = Some((9, 9));
-    step.patterns = vec![b"tar".to_vec()];
+    step.parts[0].wanted = Wanted::Patterns(bytes(&["tar"]));
     let owned = bench.run(&base, &step).expect("adds");
     assert_eq!(owned.tree.get(b"to/d/x").map(|entry| (entry.uid, entry.gid)), Some((9, 9)));
-    step.patterns = vec![b"plain.txt".to_vec(), b"plain.txt.gz".to_vec()];
+    step.parts[0].wanted = Wanted::Patterns(bytes(&["plain.txt", "plain.txt.gz"]));
     let kept = bench.run(&base, &step).expect("adds");
     assert!(kept.tree.get(b"to/plain.txt").is_some() && kept.tree.get(b"to/plain.txt.gz").is_some());
 }
@@ -291,7 +314,7 @@ fn an_archive_replaces_what_is_in_its_way() {
     );
     let context = bench.context();
     let mut step = Bench::step(CopySource::Context(&context), &["a.tar"], "/");
-    step.unpack_archives = true;
+    step.parts[0].unpack_archives = true;
     let snapshot = bench.run(&base, &step).expect("adds");
     assert_eq!(
         listing(&snapshot),

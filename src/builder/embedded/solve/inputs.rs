@@ -9,7 +9,7 @@ use crate::builder::embedded::snapshot::Snapshot;
 use crate::builder::embedded::tree::{LayerId, LoopError, Tree};
 
 use super::key::{Fields, Key};
-use super::op::{CopyFrom, CopyOperation, MountKind, Operation};
+use super::op::{CopyFrom, CopyWhat, MountKind, Operation};
 use super::plan::{Plan, Root, Step};
 use super::record::Record;
 use super::select::selected;
@@ -86,7 +86,7 @@ impl Inputs {
         self.sources(step, fields, &|number, fields, source| {
             let fields = fields.field("input", definition(step.inputs[number]).as_bytes());
             Ok(match source {
-                Source::Copied(copy) => fields.list("patterns", &copy.patterns),
+                Source::Copied(patterns) => fields.list("patterns", patterns),
                 Source::Mounted(path) => fields.field("path", path),
             })
         })
@@ -117,7 +117,10 @@ impl Inputs {
             },
         };
         let fields = match &step.operation {
-            Operation::Copy(copy) => add(fields, copy.from, Source::Copied(copy))?,
+            Operation::Copy(copy) => copy.parts.iter().try_fold(fields, |fields, part| match &part.what {
+                CopyWhat::Patterns { from, patterns } => add(fields, *from, Source::Copied(patterns)),
+                CopyWhat::Inline(_) => Ok(fields),
+            })?,
             Operation::MakeDirectory(_) => fields,
             Operation::Run(run) => run.mounts.iter().try_fold(fields, |fields, mount| match &mount.what {
                 MountKind::Bind { from, source, .. } => add(fields, *from, Source::Mounted(source)),
@@ -132,14 +135,14 @@ impl Inputs {
 #[derive(Clone, Copy)]
 enum Source<'a> {
     /// What a copy's patterns match.
-    Copied(&'a CopyOperation),
+    Copied(&'a [String]),
     /// A path and all below it.
     Mounted(&'a str),
 }
 
 fn read(tree: &Tree, fields: Fields, source: Source<'_>) -> Result<Fields, LoopError> {
     match source {
-        Source::Copied(copy) => Ok(fields.list("files", selected(tree, copy)?)),
+        Source::Copied(patterns) => Ok(fields.list("files", selected(tree, patterns)?)),
         Source::Mounted(path) => {
             let real = tree.resolve(path.as_bytes())?;
             Ok(fields.optional("tree", tree.hash_of(&real).map(|id| *id.0.as_bytes())))

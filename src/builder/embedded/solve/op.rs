@@ -17,28 +17,45 @@ pub(super) enum Operation {
     /// The directory that `WORKDIR` makes.
     MakeDirectory(MakeDirectoryOperation),
     /// `RUN`.
-    Run(RunOperation),
+    Run(Box<RunOperation>),
 }
 
 /// Files copied into a root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CopyOperation {
-    /// Where the files come from.
-    pub(super) from: CopyFrom,
-    /// Paths or patterns in the source, in order.
-    pub(super) patterns: Vec<String>,
-    /// Files whose content stands in the Dockerfile, after the patterns: name and content.
-    pub(super) inline: Vec<(String, Vec<u8>)>,
+    /// What is copied, in order: later parts replace files of earlier ones.
+    pub(super) parts: Vec<CopyPart>,
     /// Absolute path; a trailing slash is significant.
     pub(super) destination: String,
     /// `--chown`
     pub(super) owner: Option<String>,
     /// `--chmod`
     pub(super) mode: Option<String>,
-    /// Whether local archives are unpacked.
-    pub(super) unpack: bool,
     /// Modification time of all that is written.
     pub(super) date: SourceDate,
+}
+
+/// Files of one source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CopyPart {
+    /// Which files, and of what.
+    pub(super) what: CopyWhat,
+    /// Whether archives among them are unpacked.
+    pub(super) unpack: bool,
+}
+
+/// Which files a part of a copy takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum CopyWhat {
+    /// What paths or patterns mean, in order.
+    Patterns {
+        /// Where the files come from.
+        from: CopyFrom,
+        /// As written, after expansion.
+        patterns: Vec<String>,
+    },
+    /// Files whose content stands in the Dockerfile: name and content.
+    Inline(Vec<(String, Vec<u8>)>),
 }
 
 /// Where copied files come from.
@@ -148,7 +165,7 @@ impl Operation {
     /// Starts the fields of a key of this operation; `role` tells the two kinds of keys apart. The inputs are to follow.
     pub(super) fn fields(&self, role: &str) -> Fields {
         match self {
-            Self::Copy(operation) => operation.fields(Fields::new("pkgbuild.copy.v1").field("role", role)),
+            Self::Copy(operation) => operation.fields(Fields::new("pkgbuild.copy.v2").field("role", role)),
             Self::MakeDirectory(operation) => operation.fields(Fields::new("pkgbuild.mkdir.v1").field("role", role)),
             Self::Run(operation) => operation.fields(Fields::new("pkgbuild.run.v1").field("role", role)),
         }
@@ -157,14 +174,27 @@ impl Operation {
 
 impl CopyOperation {
     fn fields(&self, fields: Fields) -> Fields {
-        let Self { from: _, patterns: _, inline, destination, owner, mode, unpack, date } = self;
-        fields
-            .list("inline", inline.iter().flat_map(|(name, data)| [name.as_bytes(), data.as_slice()]))
+        let Self { parts, destination, owner, mode, date } = self;
+        let fields = fields
             .field("destination", destination)
             .optional("owner", owner.as_ref())
             .optional("mode", mode.as_ref())
-            .number("unpack", u64::from(*unpack))
             .field("date", date.0.to_le_bytes())
+            .number("parts", parts.len() as u64);
+        parts.iter().fold(fields, |fields, part| part.fields(fields))
+    }
+}
+
+impl CopyPart {
+    /// Which files it takes of a source is an input.
+    fn fields(&self, fields: Fields) -> Fields {
+        let fields = fields.number("unpack", u64::from(self.unpack));
+        match &self.what {
+            CopyWhat::Patterns { from: _, patterns: _ } => fields.field("part", "patterns"),
+            CopyWhat::Inline(files) => {
+                fields.list("inline", files.iter().flat_map(|(name, data)| [name.as_bytes(), data.as_slice()]))
+            }
+        }
     }
 }
 
@@ -265,15 +295,20 @@ mod tests {
         }
     }
 
+    fn patterns(from: CopyFrom) -> CopyWhat {
+        CopyWhat::Patterns { from, patterns: vec!["a".into()] }
+    }
+
+    fn inline(name: &str, data: &[u8]) -> CopyPart {
+        CopyPart { what: CopyWhat::Inline(vec![(name.into(), data.to_vec())]), unpack: false }
+    }
+
     fn copy() -> CopyOperation {
         CopyOperation {
-            from: CopyFrom::Context,
-            patterns: vec!["a".into()],
-            inline: Vec::new(),
+            parts: vec![CopyPart { what: patterns(CopyFrom::Context), unpack: false }],
             destination: "/d".into(),
             owner: None,
             mode: None,
-            unpack: false,
             date: SourceDate(0),
         }
     }
@@ -326,9 +361,9 @@ mod tests {
             },
             |op| *mount(op, 2) = MountKind::Tmpfs { size: Some(1) },
         ];
-        let mut keys = vec![key(&Operation::Run(base.clone()))];
+        let mut keys = vec![key(&Operation::Run(Box::new(base.clone())))];
         for (n, change) in changes.into_iter().enumerate() {
-            let key = key(&Operation::Run(mutated(&base, change)));
+            let key = key(&Operation::Run(Box::new(mutated(&base, change))));
             assert!(!keys.contains(&key), "change {n} is not seen");
             keys.push(key);
         }
@@ -352,20 +387,26 @@ mod tests {
             |op| *mount(op, 0) = MountKind::Bind { from: CopyFrom::Input(0), source: "t".into(), access: Access::ReadOnly },
         ];
         for (n, change) in changes.into_iter().enumerate() {
-            assert_eq!(key(&Operation::Run(mutated(&base, change))), key(&Operation::Run(base.clone())), "change {n} is seen");
+            assert_eq!(
+                key(&Operation::Run(Box::new(mutated(&base, change)))),
+                key(&Operation::Run(Box::new(base.clone()))),
+                "change {n} is seen"
+            );
         }
     }
 
     #[test]
     fn every_field_of_a_copy_but_its_source_is_in_its_key() {
         let base = copy();
-        let changes: [fn(&mut CopyOperation); 7] = [
-            |op| op.inline.push(("n".into(), b"d".to_vec())),
-            |op| op.inline.push(("nd".into(), Vec::new())),
+        let changes: [fn(&mut CopyOperation); 9] = [
+            |op| op.parts.push(inline("n", b"d")),
+            |op| op.parts.push(inline("nd", b"")),
+            |op| op.parts.insert(0, inline("n", b"d")),
+            |op| op.parts.push(CopyPart { what: patterns(CopyFrom::Context), unpack: false }),
             |op| op.destination = "/d/".into(),
             |op| op.owner = Some(String::new()),
             |op| op.mode = Some(String::new()),
-            |op| op.unpack = true,
+            |op| op.parts[0].unpack = true,
             |op| op.date = SourceDate(1),
         ];
         let mut keys = vec![key(&Operation::Copy(base.clone()))];
@@ -374,7 +415,7 @@ mod tests {
             assert!(!keys.contains(&key), "change {n} is not seen");
             keys.push(key);
         }
-        let same = mutated(&base, |op| op.from = CopyFrom::Input(1));
+        let same = mutated(&base, |op| op.parts[0].what = patterns(CopyFrom::Input(1)));
         assert_eq!(key(&Operation::Copy(same)), keys[0]);
     }
 

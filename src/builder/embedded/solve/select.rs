@@ -3,16 +3,14 @@
 use crate::builder::embedded::copy::select;
 use crate::builder::embedded::tree::{LoopError, Tree, split};
 
-use super::op::CopyOperation;
-
-/// Returns a text for each thing that `copy` reads of `tree`, in order: its base name, which is all that the copy can
+/// Returns a text for each thing that `patterns` mean in `tree`, in order: its base name, which is all that the copy can
 /// observe of where it was, and the hash of its content.
 ///
 /// # Errors
 /// When a path leads in circles.
-pub(super) fn selected(tree: &Tree, copy: &CopyOperation) -> Result<Vec<Vec<u8>>, LoopError> {
+pub(super) fn selected(tree: &Tree, patterns: &[String]) -> Result<Vec<Vec<u8>>, LoopError> {
     let mut texts = Vec::new();
-    for pattern in &copy.patterns {
+    for pattern in patterns {
         let selection = select(tree, pattern.as_bytes())?;
         // An unmatched wildcard is no mistake, an absent path is.
         texts.push(if selection.wildcard { b"wildcard".to_vec() } else { b"path".to_vec() });
@@ -28,9 +26,7 @@ pub(super) fn selected(tree: &Tree, copy: &CopyOperation) -> Result<Vec<Vec<u8>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::builder::embedded::solve::op::CopyFrom;
     use crate::builder::embedded::tree::{Entry, Kind};
-    use crate::time::SourceDate;
 
     fn tree(files: &[(&str, &str)]) -> Tree {
         let mut tree = Tree::default();
@@ -42,17 +38,8 @@ mod tests {
     }
 
     fn read(files: &[(&str, &str)], patterns: &[&str]) -> Vec<Vec<u8>> {
-        let copy = CopyOperation {
-            from: CopyFrom::Context,
-            patterns: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
-            inline: Vec::new(),
-            destination: "/".to_owned(),
-            owner: None,
-            mode: None,
-            unpack: false,
-            date: SourceDate(0),
-        };
-        selected(&tree(files), &copy).expect("no links")
+        let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        selected(&tree(files), &patterns).expect("no links")
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Lowering<'_> {
             script,
             platform: stage.platform.clone(),
         };
-        Ok((Operation::Run(operation), inputs))
+        Ok((Operation::Run(Box::new(operation)), inputs))
     }
 
     fn network(&mut self, asked: RunNetwork) -> Result<StepNetwork, Refusal> {

@@ -2,7 +2,7 @@
 
 use crate::builder::embedded::copy::ModeChange;
 use crate::builder::embedded::image::join_directory;
-use crate::builder::embedded::solve::op::{CopyFrom, CopyOperation, Operation};
+use crate::builder::embedded::solve::op::{CopyFrom, CopyOperation, CopyPart, CopyWhat, Operation};
 use crate::builder::embedded::solve::plan::Root;
 use crate::dockerfile::instruction::{Add, Copy, Transfer};
 use crate::dockerfile::stages;
@@ -52,9 +52,6 @@ impl Lowering<'_> {
         if !transfer.exclude.is_empty() {
             return not_yet("`--exclude`");
         }
-        if !transfer.inline.is_empty() && !transfer.sources.is_empty() {
-            return not_yet("heredocs beside other sources in one instruction");
-        }
         if let Some(mode) = &transfer.chmod {
             ModeChange::parse(mode).map_err(|error| told(&error))?;
         }
@@ -65,14 +62,18 @@ impl Lowering<'_> {
             }
             inline.push((file.name.clone(), file.data.clone().into_bytes()));
         }
+        let mut parts = Vec::new();
+        if !transfer.sources.is_empty() {
+            parts.push(CopyPart { what: CopyWhat::Patterns { from, patterns: transfer.sources.clone() }, unpack });
+        }
+        if !inline.is_empty() {
+            parts.push(CopyPart { what: CopyWhat::Inline(inline), unpack: false });
+        }
         Ok(Operation::Copy(CopyOperation {
-            from,
-            patterns: transfer.sources.clone(),
-            inline,
+            parts,
             destination: destination(state.image.working_directory(), &transfer.destination),
             owner: transfer.chown.clone(),
             mode: transfer.chmod.clone(),
-            unpack,
             date: self.request.source_date,
         }))
     }

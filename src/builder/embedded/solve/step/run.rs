@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::builder::embedded::copy::{self, CopySource, CopyStep};
+use crate::builder::embedded::copy::{self, CopyPart, CopySource, CopyStep, Wanted};
 use crate::builder::embedded::sandbox::{Access, Exit, Mount, MountSource, ResolvedUser, RootFs, RunStep, SandboxError};
 use crate::builder::embedded::snapshot::Snapshot;
 use crate::builder::embedded::solve::op::{CopyFrom, HOSTNAME, MountKind, RunOperation, SHM_SIZE};
@@ -121,39 +121,16 @@ fn context_snapshot(job: &Job, source: &str) -> Result<(Snapshot, String), StepE
     let snapshots = &job.machine.snapshots;
     let mut draft = snapshots.draft(&snapshots.scratch())?;
     let step = CopyStep {
-        source: CopySource::Context(context),
-        // A name with wildcard characters is meant as it stands.
-        patterns: vec![escaped(source)],
+        parts: vec![CopyPart {
+            source: CopySource::Context(context),
+            wanted: Wanted::Paths(vec![source.as_bytes().to_vec()]),
+            unpack_archives: false,
+        }],
         destination: b"/mount".to_vec(),
         owner: None,
         mode: None,
-        unpack_archives: false,
         source_date: SourceDate::default(),
     };
     copy::copy(&mut draft, &step).map_err(copy_error)?;
     Ok((snapshots.commit(draft)?, "/mount".to_owned()))
-}
-
-/// Returns a pattern that matches `path` and nothing else.
-fn escaped(path: &str) -> Vec<u8> {
-    let mut pattern = Vec::with_capacity(path.len());
-    for byte in path.bytes() {
-        match byte {
-            b'\\' => pattern.extend_from_slice(b"[\\\\]"),
-            b'*' | b'?' | b'[' => pattern.extend_from_slice(&[b'[', byte, b']']),
-            byte => pattern.push(byte),
-        }
-    }
-    pattern
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_with_wildcard_characters_is_taken_as_it_stands() {
-        assert_eq!(escaped("a*b/[c]\\"), b"a[*]b/[[]c][\\\\]");
-        assert_eq!(escaped("plain/x"), b"plain/x");
-    }
 }
