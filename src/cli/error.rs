@@ -10,6 +10,7 @@ use crate::builder::BuildError;
 use crate::builder::embedded::OpenError;
 use crate::content::{ContentError, ErrorClass};
 use crate::diagnostic::Diagnostics;
+use crate::engine::compare::CompareError;
 use crate::engine::event::UnitName;
 use crate::engine::publish::PublishError;
 use crate::engine::{RunSummary, UnitError, UnitFailure};
@@ -48,6 +49,9 @@ pub enum Failure {
     /// The cache cannot be used.
     #[error(transparent)]
     Store(Box<StoreError>),
+    /// Images cannot be compared.
+    #[error(transparent)]
+    Compare(Box<CompareError>),
     /// Content cannot be read or written.
     #[error(transparent)]
     Content(Box<ContentError>),
@@ -88,6 +92,12 @@ impl From<PackageError> for Failure {
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
         Self::Registry(Box::new(error))
+    }
+}
+
+impl From<CompareError> for Failure {
+    fn from(error: CompareError) -> Self {
+        Self::Compare(Box::new(error))
     }
 }
 
@@ -158,6 +168,7 @@ impl Failure {
             Self::Registry(error) if error.is_unreachable() => Exit::Unavailable,
             Self::Registry(error) => Exit::of_class(error.class()),
             Self::Store(error) => of_store(error),
+            Self::Compare(_) => Exit::Damaged,
             Self::Content(error) => Exit::of_class(error.class()),
             // The registry said that it does not have what the command line names.
             Self::Transfer(error) => match &**error {

@@ -61,6 +61,26 @@ impl Exit {
         }
     }
 
+    /// Returns what another run of this program that ended with `code` says.
+    pub fn of_code(code: i32) -> Option<Self> {
+        let all = [
+            Self::Done,
+            Self::Work,
+            Self::Temporary,
+            Self::Unavailable,
+            Self::Denied,
+            Self::BuildFailed,
+            Self::Refused,
+            Self::Conflict,
+            Self::Damaged,
+            Self::TimeLimit,
+            Self::Usage,
+            Self::Interrupted,
+            Self::Terminated,
+        ];
+        all.into_iter().find(|exit| i32::from(exit.code()) == code)
+    }
+
     /// Returns the code of an error that a registry, the cache or a disk caused.
     pub fn of_class(class: ErrorClass) -> Self {
         match class {

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::bases::Bases;
 use super::dispatch::Teller;
@@ -20,14 +20,14 @@ use crate::content::ErrorClass;
 use crate::oci::{Descriptor, Platform, Reference};
 use crate::package::{BundleForm, BundleTarget, BundledImages};
 use crate::store::{ArchiveFormat, Store, StoreError};
-use crate::sys::fs::{Lock, LockKind};
+use crate::sys::scratch::Scratch;
 use crate::transfer::copy;
 
 /// Files that a unit's context has beside the package's, until this is dropped.
 pub(super) struct Bundle {
     /// What is laid over the package's files, in order.
     pub(super) roots: Vec<ContextRoot>,
-    _home: Home,
+    _home: Scratch,
 }
 
 /// Why images cannot be laid into a context.
@@ -103,10 +103,10 @@ async fn fetch(
 
 /// Writes each group into a directory of its own.
 fn write(store: &Store, groups: &[(BundledImages, Vec<(Reference, Descriptor)>)]) -> Result<Bundle, BundleError> {
-    let home = Home::make(&store.directory().join("pkgbuild/v1/bundles")).map_err(BundleError::Write)?;
+    let home = Scratch::make(&store.directory().join("pkgbuild/v1/scratch")).map_err(BundleError::Write)?;
     let mut roots = Vec::new();
     for (number, (group, images)) in groups.iter().enumerate() {
-        let directory = home.path.join(number.to_string());
+        let directory = home.path().join(number.to_string());
         make_directory(&directory).map_err(BundleError::Write)?;
         let named = names(group.form, images)?;
         let (target, replaces) = match &group.target {
@@ -177,54 +177,6 @@ fn make_directory(path: &Path) -> io::Result<()> {
     fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o755))
 }
 
-/// A directory that is there as long as this is; one that a killed process left is deleted by the next.
-struct Home {
-    path: PathBuf,
-    lock_path: PathBuf,
-    _lock: Lock,
-}
-
-impl Home {
-    fn make(parent: &Path) -> io::Result<Self> {
-        fs_err::create_dir_all(parent)?;
-        Self::sweep(parent)?;
-        // The name is unique by the directory; the lock beside it says that somebody uses it.
-        let path = tempfile::Builder::new().prefix("images-").tempdir_in(parent)?.keep();
-        let lock_path = path.with_extension("lock");
-        let lock = Lock::acquire(&lock_path, LockKind::Flock)?;
-        Ok(Self { path, lock_path, _lock: lock })
-    }
-
-    fn sweep(parent: &Path) -> io::Result<()> {
-        for entry in fs_err::read_dir(parent)? {
-            let lock_path = entry?.path();
-            if lock_path.extension().is_none_or(|extension| extension != "lock") {
-                continue;
-            }
-            let Some(_lock) = Lock::try_acquire(&lock_path, LockKind::Flock)? else { continue };
-            remove(&lock_path.with_extension(""), &lock_path)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        // What stays is deleted by the next that makes one.
-        drop(remove(&self.path, &self.lock_path));
-    }
-}
-
-/// Deletes a directory and, last, its lock; somebody else may be doing the same.
-fn remove(directory: &Path, lock: &Path) -> io::Result<()> {
-    let gone = |result: io::Result<()>| match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    };
-    gone(fs_err::remove_dir_all(directory))?;
-    gone(fs_err::remove_file(lock))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,19 +203,5 @@ mod tests {
         let other = (tagged.0.clone(), untagged.1.clone());
         assert!(names(BundleForm::Oci, &[tagged.clone(), other.clone()]).is_ok());
         assert!(matches!(names(BundleForm::Docker, &[tagged, other]), Err(BundleError::Name { .. })));
-    }
-
-    #[test]
-    fn what_a_killed_process_left_is_deleted_and_what_is_used_stays() {
-        let parent = tempfile::tempdir().expect("temp dir");
-        let used = Home::make(parent.path()).expect("makes");
-        fs_err::create_dir(parent.path().join("images-left")).expect("creates");
-        fs_err::write(parent.path().join("images-left/file"), b"x").expect("writes");
-        fs_err::write(parent.path().join("images-left.lock"), b"").expect("writes");
-        let second = Home::make(parent.path()).expect("makes");
-        assert!(used.path.exists() && second.path.exists());
-        assert!(!parent.path().join("images-left").exists());
-        drop((used, second));
-        assert_eq!(fs_err::read_dir(parent.path()).expect("reads").count(), 0);
     }
 }

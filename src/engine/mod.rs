@@ -2,6 +2,7 @@
 
 pub mod bases;
 mod bundle;
+pub mod compare;
 pub mod dispatch;
 pub mod error;
 pub mod event;

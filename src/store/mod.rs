@@ -13,6 +13,7 @@
 
 mod blobs;
 mod clean;
+mod clone;
 mod content;
 mod error;
 mod export;

@@ -4,3 +4,4 @@
 
 pub mod fs;
 pub mod process;
+pub mod scratch;

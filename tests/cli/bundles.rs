@@ -107,8 +107,8 @@ fn listed_images_are_in_the_context_of_each_platform_as_layout_and_archives() {
         world.setup.docker(&["rmi", reference]);
     }
     assert_eq!(world.repository.git(&["status", "--porcelain"]), "", "the package's directory is not written to");
-    let bundles = world.program.cache().join("pkgbuild/v1/bundles");
-    assert_eq!(fs::read_dir(bundles).expect("a directory").count(), 0, "nothing is left of the files");
+    let scratch = world.program.cache().join("pkgbuild/v1/scratch");
+    assert_eq!(fs::read_dir(scratch).expect("a directory").count(), 1, "only the lock of makers is left of the files");
 }
 
 #[test]

@@ -10,3 +10,4 @@ mod killed;
 mod machine;
 mod reproducible;
 mod tags;
+mod verify;

@@ -137,6 +137,8 @@ pub enum Command {
     /// Show which package needs which
     #[command(mut_args(without_steps))]
     Graph(GraphArgs),
+    /// Build twice under different conditions and say what is not the same
+    VerifyRepro(VerifyReproArgs),
     /// Print a completion script
     Completion(CompletionArgs),
     /// Write man pages into a directory
@@ -217,6 +219,23 @@ pub struct LintArgs {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `verify-repro`.
+#[derive(Args, Debug, Clone, Default)]
+pub struct VerifyReproArgs {
+    /// Directory, glob, or image name of a package [default: every package of the workspace]
+    #[arg(value_name = "PKG")]
+    pub packages: Vec<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "flattened")]
+    pub platforms: PlatformArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// Further options of `build` for both builds, as in `-- --build-arg DEBUG=1`
+    #[arg(last = true, value_name = "BUILD OPTIONS")]
+    pub build_args: Vec<String>,
 }
 
 /// Arguments of `graph`.

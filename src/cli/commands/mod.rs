@@ -12,6 +12,7 @@ mod manifest;
 mod plan;
 mod remote_tag;
 mod show_tag;
+mod verify_repro;
 
 use super::args::{Command, CommandLine};
 use super::error::Failure;
@@ -45,6 +46,7 @@ pub fn run(line: CommandLine, context: &mut Context) -> Result<Exit, Failure> {
         Command::RemoteTag(args) => remote_tag::run(&args, context),
         Command::Man(args) => man::run(&args, context),
         Command::ShowTag(args) => show_tag::run(&args, context),
+        Command::VerifyRepro(args) => verify_repro::run(&args, context),
     }
 }
 
