@@ -63,7 +63,8 @@ pub(super) fn lines(event: &Event, verbosity: u8) -> Vec<String> {
     let at = |unit: &UnitName| format!("[{} {}]", unit.package, unit.platform);
     match &event.kind {
         EventKind::RunStarted { packages, units, jobs, .. } if verbosity > 0 => {
-            vec![format!("{packages} packages, {units} units, at most {jobs} at once")]
+            let counted = |number: usize, thing: &str| format!("{number} {thing}{}", if number == 1 { "" } else { "s" });
+            vec![format!("{}, {}, at most {jobs} at once", counted(*packages, "package"), counted(*units, "unit"))]
         }
         EventKind::PackageTagged { package, reference, dirty } if verbosity > 0 => {
             vec![format!(

@@ -144,6 +144,9 @@ fn an_image_that_is_nowhere_or_not_for_the_platform_is_named() {
     let run = world.run(&["build", "pkg/outer"]).exits_with(1);
     assert!(run.stderr.contains(&nowhere), "{}", run.stderr);
     world.outer(&format!("  images:\n    - target-dir: layout\n      list: [\"{pinned}\"]\n"));
+    world.repository.write("pkg/inner/build.yml", "image: inner\narches: [amd64]\n");
+    let run = world.run(&["build", "--platforms", PLATFORMS, "pkg/inner"]).success();
+    assert!(run.stderr.contains("`inner` is not built for linux/arm64: it is for linux/amd64 only"), "{}", run.stderr);
     let run = world.run(&["build", "--platforms", "linux/riscv64", "pkg/outer"]).exits_with(1);
     assert!(run.stderr.contains("is for linux/amd64, linux/arm64"), "{}", run.stderr);
 }

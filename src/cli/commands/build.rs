@@ -203,6 +203,11 @@ fn options(args: &BuildArgs, policy: Policy, prepared: &Prepared, settings: &Set
 
 /// Says which packages are left out because they are for other platforms, or for none.
 pub(super) fn say_skipped(prepared: &Prepared, context: &mut Context) -> Result<(), Failure> {
+    if context.settings.called == CalledAs::Pkgbuild {
+        for (name, without) in prepared.partly() {
+            context.say(&format!("`{name}` is not built for {}: it is for {} only", listed(&without.0), listed(&without.1)))?;
+        }
+    }
     for job in prepared.jobs.iter().filter(|job| job.platforms.is_empty()) {
         if context.settings.called == CalledAs::Linuxkit {
             // Its words, where it writes them.
