@@ -9,5 +9,6 @@ mod end_to_end;
 mod killed;
 mod machine;
 mod reproducible;
+mod rootless;
 mod tags;
 mod verify;

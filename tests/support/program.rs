@@ -38,7 +38,7 @@ impl Program {
     #[must_use = "a run that nobody looks at proves nothing"]
     pub fn run(&self, directory: &Path, arguments: &[&str]) -> Run {
         let output = self.command(directory, arguments).output().expect("the program can be started");
-        Run::new(arguments, output)
+        Run::of(arguments, output)
     }
 }
 
@@ -53,7 +53,8 @@ pub struct Run {
 }
 
 impl Run {
-    fn new(arguments: &[&str], output: Output) -> Self {
+    /// Returns the run of a command that somebody else has started.
+    pub fn of(arguments: &[&str], output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("the program prints UTF-8");
         Self {
             arguments: arguments.join(" "),

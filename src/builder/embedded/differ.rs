@@ -11,19 +11,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::content::ErrorClass;
 use crate::sys::fs::named;
 
+use super::form::{DEVICE, Form, OURS, OWNER, Owners, parse_device, parse_owner};
 use super::parallel;
 use super::snapshot::upper::{make_whiteout, open_beneath, set_time, shown};
 use super::tree::{Change, ChangeList, Entry, Kind, Tree, join, split, walk_order};
-
-/// The attribute that marks a directory of an overlay as hiding what is below it. (In user namespaces without
-/// privileges it is `user.overlay.opaque`.)
-pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Longest path that is taken; the kernel's limit for one path.
 pub(super) const PATH_LIMIT: usize = 4096;
@@ -69,14 +66,32 @@ pub(super) enum Root {
     Recorded,
 }
 
-/// Returns what the upper directory changes in `parent`, and brings it into canonical form.
+/// Returns what the upper directory, whose files stand on disk as the form says, changes in `parent`, and brings it into
+/// canonical form.
 ///
 /// # Errors
 /// As [`DifferError`]; the directory may then be half in order and is good only for deletion.
-pub(super) fn changes(upper: &Path, parent: &Tree, root: Root) -> Result<ChangeList, DifferError> {
+pub(super) fn changes(
+    upper: &Path,
+    (form, owners): (&Form, &Owners),
+    parent: &Tree,
+    root: Root,
+) -> Result<ChangeList, DifferError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(CWD, upper, flags, Mode::empty()).map_err(|e| named(e.into(), "open", upper))?;
-    let mut walk = Walk { root: directory, parent, found: Vec::new(), hidden: Vec::new(), touched: BTreeSet::new() };
+    let mut walk = Walk {
+        root: directory,
+        parent,
+        form,
+        owners,
+        groups: HashMap::new(),
+        found: Vec::new(),
+        hidden: Vec::new(),
+        touched: BTreeSet::new(),
+    };
+    if let Some(root) = parent.get(b"") {
+        walk.hands_down(&[], root);
+    }
     // A list of what is still to do instead of recursion: a step may have made two thousand directories in each other.
     let mut todo = vec![(Vec::new(), false)];
     while let Some((path, fresh)) = todo.pop() {
@@ -100,6 +115,10 @@ struct Found {
 struct Walk<'a> {
     root: OwnedFd,
     parent: &'a Tree,
+    form: &'a Form,
+    owners: &'a Owners,
+    /// Directories that hand their group down to what is made in them.
+    groups: HashMap<Vec<u8>, u32>,
     found: Vec<Found>,
     /// Paths below that are gone.
     hidden: Vec<Vec<u8>>,
@@ -157,22 +176,28 @@ impl Walk<'_> {
         };
         let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail("read"))?;
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-        let mut xattrs = BTreeMap::new();
+        let mut attributes = Attributes::default();
         let mut opaque = None;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let inner = open_beneath(directory.as_fd(), name.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY)?;
-                let attributes = read_xattrs(inner.as_fd(), &path)?;
+                attributes = read_xattrs(inner.as_fd(), self.form, &path)?;
                 if attributes.opaque {
-                    rustix::fs::fremovexattr(&inner, OPAQUE).map_err(fail("unmark"))?;
+                    rustix::fs::fremovexattr(&inner, self.form.opaque()).map_err(fail("unmark"))?;
                 }
-                (xattrs, opaque) = (attributes.kept, Some(attributes.opaque));
+                opaque = Some(attributes.opaque);
                 Kind::Directory
             }
             FileType::RegularFile => {
                 let file = open_beneath(directory.as_fd(), name.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK)?;
-                xattrs = read_xattrs(file.as_fd(), &path)?.kept;
-                Kind::File { size: stat.st_size as u64, hash: blake3::Hash::from_bytes([0; 32]) }
+                attributes = read_xattrs(file.as_fd(), self.form, &path)?;
+                match attributes.device.take() {
+                    Some(device) => {
+                        attributes.kept.clear();
+                        device
+                    }
+                    None => Kind::File { size: stat.st_size as u64, hash: blake3::Hash::from_bytes([0; 32]) },
+                }
             }
             FileType::CharacterDevice if (major, minor) == (0, 0) => {
                 // A whiteout of what was never there is left when a step removes what it made.
@@ -199,8 +224,34 @@ impl Walk<'_> {
                 return Ok(None);
             }
         };
-        self.found.push(Found { entry: entry(&stat, kind, xattrs), path, stat });
+        let owner = self.owner(&path, &stat, &kind, attributes.owner);
+        let entry = entry(&stat, kind, owner, attributes.kept);
+        self.hands_down(&path, &entry);
+        self.found.push(Found { entry, path, stat });
         Ok(opaque)
+    }
+
+    /// Returns the true owner of something: what was written down about it; else, where nothing on disk tells, that of the
+    /// lower layers' link or pipe that it was copied from; else that of whatever the step makes.
+    fn owner(&self, path: &[u8], stat: &Stat, kind: &Kind, recorded: Option<(u32, u32)>) -> (u32, u32) {
+        let is_link = !matches!(kind, Kind::Directory | Kind::File { .. });
+        let recorded = recorded.or_else(|| self.owners.links.get(&stat.st_ino).copied().filter(|_| is_link));
+        if let Some(owner) = recorded {
+            return owner;
+        }
+        if !self.form.is_single() {
+            return (stat.st_uid, stat.st_gid);
+        }
+        match self.parent.get(path) {
+            Some(below) if is_link && below.kind == *kind => (below.uid, below.gid),
+            _ => (self.owners.new.0, self.groups.get(split(path).0).copied().unwrap_or(self.owners.new.1)),
+        }
+    }
+
+    fn hands_down(&mut self, path: &[u8], entry: &Entry) {
+        if entry.is_directory() && entry.mode & libc::S_ISGID != 0 {
+            self.groups.insert(path.to_vec(), entry.gid);
+        }
     }
 
     /// Returns what was found with the data of files hashed, each file once however many names it has.
@@ -253,13 +304,14 @@ impl Walk<'_> {
         let before = self.parent.get(b"").expect("a tree has a root");
         match root {
             Root::Kept => {
-                rustix::fs::fchown(&self.root, Some(Uid::from_raw(before.uid)), Some(Gid::from_raw(before.gid)))
-                    .map_err(io::Error::from)?;
+                self.form.own(self.root.as_fd(), before.uid, before.gid)?;
                 rustix::fs::fchmod(&self.root, Mode::from_raw_mode(before.mode)).map_err(io::Error::from)?;
             }
             Root::Recorded => {
                 let stat = rustix::fs::fstat(&self.root).map_err(io::Error::from)?;
-                let after = entry(&stat, Kind::Directory, BTreeMap::new());
+                let recorded = read_xattrs(self.root.as_fd(), self.form, b"")?.owner;
+                let owner = self.owner(b"", &stat, &Kind::Directory, recorded);
+                let after = entry(&stat, Kind::Directory, owner, BTreeMap::new());
                 if !after.same_but_time(before) {
                     changes.insert(Vec::new(), Change::Put(after));
                 }
@@ -329,9 +381,9 @@ fn inode(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
-fn entry(stat: &Stat, kind: Kind, xattrs: BTreeMap<Vec<u8>, Vec<u8>>) -> Entry {
+fn entry(stat: &Stat, kind: Kind, (uid, gid): (u32, u32), xattrs: BTreeMap<Vec<u8>, Vec<u8>>) -> Entry {
     let mode = if matches!(kind, Kind::Symlink { .. }) { 0o777 } else { stat.st_mode & 0o7777 };
-    Entry { kind, mode, uid: stat.st_uid, gid: stat.st_gid, mtime: stat.st_mtime, xattrs }
+    Entry { kind, mode, uid, gid, mtime: stat.st_mtime, xattrs }
 }
 
 /// Returns size and BLAKE3 of what is left to read of `file`.
@@ -353,17 +405,31 @@ pub(super) fn hash_file(mut file: &File) -> io::Result<(u64, blake3::Hash)> {
 }
 
 /// The attributes of a file or directory of an upper directory.
+#[derive(Default)]
 struct Attributes {
     kept: BTreeMap<Vec<u8>, Vec<u8>>,
     opaque: bool,
+    /// The true owner, where it does not stand on disk.
+    owner: Option<(u32, u32)>,
+    /// The device that the file stands for.
+    device: Option<Kind>,
 }
 
-fn read_xattrs(file: BorrowedFd<'_>, path: &[u8]) -> Result<Attributes, DifferError> {
-    let mut attributes = Attributes { kept: BTreeMap::new(), opaque: false };
+fn read_xattrs(file: BorrowedFd<'_>, form: &Form, path: &[u8]) -> Result<Attributes, DifferError> {
+    let mut attributes = Attributes::default();
     let names = list_xattrs(file).map_err(|e| named(e, "read the attributes of", &shown(path)))?;
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let get = || get_xattr(file, name).map_err(|e| named(e, "read the attributes of", &shown(path)));
-        match name.strip_prefix(b"trusted.overlay.") {
+        // What a step calls like this as root of the machine is no more than a name that images do not keep.
+        if name.starts_with(OURS) && form.records() {
+            match name {
+                name if name == OWNER.as_bytes() => attributes.owner = parse_owner(&get()?).filter(|owner| form.believes(*owner)),
+                name if name == DEVICE.as_bytes() => attributes.device = parse_device(&get()?),
+                _ => {}
+            }
+            continue;
+        }
+        match name.strip_prefix(form.notes()) {
             Some(b"opaque") => attributes.opaque = get()? == b"y",
             Some(b"redirect" | b"metacopy") => {
                 return Err(DifferError::Foreign { path: path.to_vec(), attribute: String::from_utf8_lossy(name).into_owned() });
@@ -389,7 +455,7 @@ pub(super) fn kept_xattrs(file: BorrowedFd<'_>) -> io::Result<BTreeMap<Vec<u8>, 
 
 /// Returns whether images keep the attribute. `security.selinux`, `security.ima` and `trusted.*` belong to the machine.
 pub(super) fn is_kept(name: &[u8]) -> bool {
-    name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+    name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && !name.starts_with(OURS))
 }
 
 /// Returns the value that images hold: a file capability of revision 3 for the root user 0 is one of revision 2.

@@ -6,6 +6,7 @@
 //! | `base` | base images: fetched and unpacked when a step needs their files |
 //! | `image`, `passwd` | config and history as instructions change them; users and groups of an image |
 //! | [`tree`], [`snapshot`], [`differ`], [`untar`], [`copy`], [`context`], [`pack`] | files |
+//! | `form` | how files stand on disk, for root and for everybody else |
 //! | [`sandbox`] | commands |
 
 pub mod context;
@@ -18,6 +19,7 @@ pub mod tree;
 pub mod untar;
 
 mod base;
+mod form;
 mod image;
 mod parallel;
 mod passwd;
@@ -38,7 +40,7 @@ use crate::oci::Platform;
 use crate::store::Store;
 
 use base::BaseImages;
-use sandbox::Sandbox;
+use sandbox::{Mode, Obstacle, Sandbox};
 use snapshot::{SnapshotError, Snapshots};
 use solve::Records;
 
@@ -95,14 +97,14 @@ impl EmbeddedBuilder {
     /// # Errors
     /// When the cache cannot be written to.
     pub fn open(store: Store, sandbox: Sandbox, jobs: usize) -> Result<Self, OpenError> {
-        let home = store.directory().join("pkgbuild/v1");
         let snapshots = Arc::new(Snapshots::open(store.directory())?);
+        let home = snapshots.home();
         let mounts = home.join("mounts");
         fs_err::create_dir_all(&mounts)?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             machine: Arc::new(Machine {
-                records: Records::open(&home)?,
+                records: Records::open(home)?,
                 snapshots,
                 store,
                 sandbox,
@@ -124,11 +126,13 @@ impl Builder for EmbeddedBuilder {
 
     async fn build(&self, request: &BuildRequest, on: &(dyn Fn(BuildEvent) + Send + Sync)) -> Result<BuiltImage, BuildError> {
         // Not only RUN: layers have owners, devices and marks that only root can write.
-        if self.machine.sandbox.mode().is_none() {
+        if !matches!(self.machine.sandbox.mode(), Some(Mode::Root | Mode::Subids)) {
+            let obstacle = self.machine.sandbox.obstacle();
             return Err(BuildError::Unsupported {
                 platform: Box::new(request.platform.clone()),
-                reason: "the embedded builder needs root (CAP_SYS_ADMIN)".to_owned(),
-                help: "run pkgbuild as root".to_owned(),
+                reason: obstacle
+                    .map_or_else(|| "the process is not root and has no user namespace".to_owned(), ToString::to_string),
+                help: obstacle.map_or("run pkgbuild as root", Obstacle::help).to_owned(),
             });
         }
         solve::build(&self.machine, request, on).await

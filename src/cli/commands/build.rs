@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Context;
 use super::plan::Told;
 use crate::builder::embedded::EmbeddedBuilder;
-use crate::builder::embedded::sandbox::Sandbox;
+use crate::builder::embedded::sandbox::{self, Found, Mode, Obstacle, Sandbox};
 use crate::cli::args::{AbsentArgs, BuildArgs, OnRegistryError, PolicyArgs};
 use crate::cli::argv::CalledAs;
 use crate::cli::error::{Failure, one_line};
@@ -37,6 +37,8 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
         }
         args.release.clear();
     }
+    // Before the first thread is started.
+    let standing = (!args.dry_run).then(sandbox::enter);
     let mut prepared = Prepared::load(&args.selection, &args.platforms, &context.settings)?;
     refuse_other_builders(prepared.workspace())?;
     let asked = prepared.jobs.iter().filter(|job| job.asked).count();
@@ -59,11 +61,16 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
         return Ok(if plan.refused().is_empty() { Exit::Done } else { Exit::Refused });
     }
     let options = options(&args, policy, &prepared, &context.settings)?;
-    let summary = super::block_on(carry_out(prepared, options, context))?;
+    let summary = super::block_on(carry_out(prepared, options, standing.transpose(), context))?;
     report(&args, &summary, context)
 }
 
-async fn carry_out(mut prepared: Prepared, mut options: Options, context: &Context) -> Result<RunSummary, Failure> {
+async fn carry_out(
+    mut prepared: Prepared,
+    mut options: Options,
+    standing: Result<Option<Found>, Obstacle>,
+    context: &Context,
+) -> Result<RunSummary, Failure> {
     let clock = SystemClock;
     let started = clock.now();
     let mut interrupts = listen().map_err(Failure::Runtime)?;
@@ -78,7 +85,13 @@ async fn carry_out(mut prepared: Prepared, mut options: Options, context: &Conte
     {
         options.warnings.push(format!("images are built without the annotation {INPUT_KEY}: {}", first_line(failure)));
     }
-    let builder = EmbeddedBuilder::open(store.clone(), Sandbox::of_this_program(), prepared.at_once)?;
+    let obstacle = match standing {
+        Ok(Some(Found { mode: Mode::SingleId, single: Some(why) })) => Some(Obstacle::Single(why)),
+        Ok(_) => None,
+        Err(obstacle) => Some(obstacle),
+    };
+    let sandbox = Sandbox::of_this_program().hindered_by(obstacle);
+    let builder = EmbeddedBuilder::open(store.clone(), sandbox, prepared.at_once)?;
     let engine = Engine { store, registry: prepared.registry, builder: Arc::new(builder) };
     let mut outside = Outside { clock: &clock, started, sink: &*prepared.sink, interrupts };
     Ok(engine.run(prepared.jobs, plan, options, &mut outside).await)

@@ -16,6 +16,11 @@ use crate::report::size;
 use crate::store::{Collected, GRACE, Root, Roots, Store};
 
 pub(super) fn run(command: CacheCommand, context: &mut Context) -> Result<Exit, Failure> {
+    if matches!(command, CacheCommand::Rm { .. } | CacheCommand::Clean { .. } | CacheCommand::Gc) {
+        // Layers that were built without root may have files that only their namespace can delete. Where there is none,
+        // deleting says what it cannot.
+        drop(crate::builder::embedded::sandbox::enter());
+    }
     match command {
         CacheCommand::Ls { json } => list(json, context),
         CacheCommand::Rm { images, published_only } => remove(&images, published_only, context),

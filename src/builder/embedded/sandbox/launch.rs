@@ -14,13 +14,14 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use tokio_util::sync::CancellationToken;
 
 use super::spec::Report;
-use super::{Exit, INIT_NAME, RunStep, SandboxError, mode};
+use super::{Exit, INIT_NAME, Obstacle, RunStep, SandboxError, mode};
 
 /// Runs steps. Cheap to make; the first step copies the program into memory.
 #[derive(Debug)]
 pub struct Sandbox {
     program: PathBuf,
     sealed: OnceLock<Result<OwnedFd, i32>>,
+    obstacle: Option<Obstacle>,
 }
 
 /// How long a poll may wait before cancellation is looked at again.
@@ -34,7 +35,18 @@ impl Sandbox {
 
     /// Returns a sandbox whose supervisor is `program`, for programs (such as tests) that are not the supervisor themselves.
     pub fn of_program(program: &Path) -> Self {
-        Self { program: program.to_owned(), sealed: OnceLock::new() }
+        Self { program: program.to_owned(), sealed: OnceLock::new(), obstacle: None }
+    }
+
+    /// Returns the sandbox with the reason why this process has no mode, for messages.
+    #[must_use]
+    pub fn hindered_by(self, obstacle: Option<Obstacle>) -> Self {
+        Self { obstacle, ..self }
+    }
+
+    /// Returns why this process has no mode, if that is known.
+    pub fn obstacle(&self) -> Option<&Obstacle> {
+        self.obstacle.as_ref()
     }
 
     /// Returns the program as a sealed file in memory: a step that got hold of its supervisor's program file could not

@@ -36,7 +36,7 @@ use super::super::Support;
 pub use emulation::{Emulators, Handler};
 pub use init::init_if_asked;
 pub use launch::Sandbox;
-pub use mode::{Found, Mode, Obstacle, WhySingle, enter, probe};
+pub use mode::{Found, Mode, Obstacle, WhySingle, enter, of_process as current_mode, probe};
 pub use spec::{Access, Exit, Mount, MountSource, ResolvedUser, RootFs, RunStep, StepNetwork};
 
 /// Changes whenever a step can observe something new in its surroundings; part of every step's cache key.

@@ -110,6 +110,9 @@ pub enum Obstacle {
     /// The kernel has none.
     #[error("this kernel has no user namespaces")]
     Missing,
+    /// There is a namespace, but with one id only.
+    #[error("there is a single user id: {0}")]
+    Single(WhySingle),
     /// Something else went wrong.
     #[error("cannot {action} ({})", io::Error::from_raw_os_error(*.errno))]
     Failed {
@@ -132,6 +135,7 @@ impl Obstacle {
             Self::Refused => {
                 "run the container with `--privileged`, or with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined`; or run pkgbuild as root of the machine"
             }
+            Self::Single(why) => why.help(),
             Self::Missing | Self::Failed { .. } => "run pkgbuild as root",
         }
     }

@@ -6,8 +6,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode as Permissions, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags};
+
+use super::mode::{self, Mode};
 
 /// Attributes of mounts whose programs and devices must not count.
 pub(super) const INERT: MountAttrFlags =
@@ -33,7 +35,9 @@ pub(super) fn overlay(lowers: &[OwnedFd], upper: &Path, work: &Path, target: &Pa
     let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let lowers: Vec<String> = lowers.iter().map(path).collect();
     let base = format!("lowerdir={},upperdir={},workdir={}", lowers.join(":"), path(&upper), path(&work));
-    let pinned = format!("{base},redirect_dir=nofollow,metacopy=off,index=off,xino=off,volatile");
+    // Only root of the machine may write `trusted.*`.
+    let notes = if mode::of_process() == Some(Mode::Root) { "" } else { ",userxattr" };
+    let pinned = format!("{base},redirect_dir=nofollow,metacopy=off,index=off,xino=off,volatile{notes}");
     // Device nodes in an image must not open this machine's devices; setuid programs must work.
     rustix::mount::mount("overlay", target, c"overlay", MountFlags::NODEV, std::ffi::CString::new(pinned)?.as_c_str())?;
     Ok(())
@@ -41,7 +45,7 @@ pub(super) fn overlay(lowers: &[OwnedFd], upper: &Path, work: &Path, target: &Pa
 
 /// Opens `path` for use as a mount source, without following a link at its end.
 pub(super) fn open_path(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Permissions::empty())?)
 }
 
 /// Clones the mount that `source` lies in, from `source` downwards, without a place.

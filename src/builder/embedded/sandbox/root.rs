@@ -12,7 +12,7 @@ use crate::sys::fs::RootedPath;
 
 use super::init::{Failure, trying};
 use super::mounts::{INERT, attach, clone_tree, filesystem, open_path, overlay, restrict};
-use super::{Access, MountSource, RunStep, StepNetwork, beside_upper};
+use super::{Access, MountSource, RunStep, StepNetwork, beside_upper, mode};
 
 /// What the supervisor has mounted, by paths that the first process inherits.
 pub(super) struct Prepared {
@@ -247,7 +247,9 @@ fn fill_dev(step: &RunStep, prepared: &Prepared, root: &RootedPath) -> Result<()
     }
     let shm_size = step.shm_size.to_string();
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let pts = [("newinstance", ""), ("gid", "5"), ("mode", "620"), ("ptmxmode", "666")];
+    // Terminals belong to the group 5 everywhere, where that exists.
+    let gid = if mode::of_process() == Some(mode::Mode::SingleId) { "0" } else { "5" };
+    let pts = [("newinstance", ""), ("gid", gid), ("mode", "620"), ("ptmxmode", "666")];
     let mounts = [
         ("/dev/pts", filesystem(c"devpts", &pts[1..], quiet)),
         ("/dev/shm", filesystem(c"tmpfs", &[("mode", "1777"), ("size", &shm_size)], INERT)),

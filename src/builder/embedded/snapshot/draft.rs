@@ -5,10 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, Gid, Mode, Uid};
+use rustix::fs::Mode;
 
 use super::Snapshot;
 use super::lease::{Lease, ignore_absence};
+use crate::builder::embedded::form::{Form, Owners};
 
 /// A layer in the making: directories to mount an overlay from, or to write into. Dropping it deletes it.
 pub struct Draft {
@@ -23,25 +24,29 @@ pub struct Draft {
     /// Device and inode of files of other layers that are linked into `upper`. A second link of one of them would make
     /// two files of this layer one.
     pub(in crate::builder::embedded) borrowed: HashSet<(u64, u64)>,
+    /// How files stand in it.
+    pub(in crate::builder::embedded) form: Form,
+    /// Owners of what cannot say it itself.
+    pub(in crate::builder::embedded) owners: Owners,
     _lease: Arc<Lease>,
 }
 
 impl Draft {
-    pub(super) fn create(directory: PathBuf, lowers: Vec<PathBuf>, parent: Snapshot, lease: Arc<Lease>) -> io::Result<Self> {
+    pub(super) fn create(
+        directory: PathBuf,
+        lowers: Vec<PathBuf>,
+        parent: Snapshot,
+        (form, lease): (Form, Arc<Lease>),
+    ) -> io::Result<Self> {
         let (upper, work) = (directory.join("fs"), directory.join("work"));
         fs_err::create_dir(&directory)?;
-        let draft = Self { upper, work, lowers, directory, parent, borrowed: HashSet::new(), _lease: lease };
+        let (borrowed, owners) = (HashSet::new(), Owners::default());
+        let draft = Self { upper, work, lowers, directory, parent, borrowed, form, owners, _lease: lease };
         fs_err::create_dir(&draft.upper)?;
         fs_err::create_dir(&draft.work)?;
         // The root of an overlay looks like its upper directory.
         let root = draft.parent.tree.get(b"").expect("a tree has a root");
-        rustix::fs::chownat(
-            CWD,
-            &draft.upper,
-            Some(Uid::from_raw(root.uid)),
-            Some(Gid::from_raw(root.gid)),
-            rustix::fs::AtFlags::empty(),
-        )?;
+        draft.form.own_directory(&draft.upper, root.uid, root.gid)?;
         rustix::fs::chmod(&draft.upper, Mode::from_raw_mode(root.mode))?;
         Ok(draft)
     }

@@ -13,7 +13,8 @@
 //! without changing; a whiteout is a character device 0:0 for a name that was there; there are no opaque directories,
 //! but a whiteout for each name that such a directory hid. So equal ids mean equal directories, whatever is below them.
 //!
-//! Works as root: owners, devices and `trusted.*` attributes are the real ones.
+//! This is the form of root; how owners, devices and overlay's notes stand on disk for everybody else, and in which
+//! directories, `form` says.
 
 mod draft;
 mod lease;
@@ -32,6 +33,7 @@ use crate::oci::DiffId;
 use crate::sys::fs::AtomicFile;
 
 use super::differ::{self, DifferError};
+use super::form::{Form, FormError};
 use super::tree::{ChangeList, ChangesError, Kind, LayerId, LoopError, Tree};
 use super::untar::{self, UntarError};
 pub use draft::Draft;
@@ -75,13 +77,16 @@ pub enum SnapshotError {
     /// A path leads in circles.
     #[error(transparent)]
     Loop(#[from] LoopError),
+    /// The layers there are of another form.
+    #[error(transparent)]
+    Form(#[from] FormError),
 }
 
 impl SnapshotError {
     /// Returns what can be done about it.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Io(_) | Self::Damaged { .. } | Self::OtherContent { .. } => ErrorClass::Damaged,
+            Self::Io(_) | Self::Damaged { .. } | Self::OtherContent { .. } | Self::Form(_) => ErrorClass::Damaged,
             Self::Differ(error) => error.class(),
             Self::Unpack { source, .. } => source.class(),
             Self::Loop(_) => ErrorClass::Permanent,
@@ -104,6 +109,7 @@ const REMEMBERED: usize = 512;
 /// The layers in one cache. One of these per process and cache is enough; all methods may be called from many threads.
 pub struct Snapshots {
     home: PathBuf,
+    form: Form,
     boot: String,
     lease: Arc<Lease>,
     trees: Mutex<HashMap<Box<[LayerId]>, Arc<Tree>>>,
@@ -116,7 +122,10 @@ impl Snapshots {
     /// # Errors
     /// When the directories cannot be made or swept.
     pub fn open(cache: &Path) -> Result<Self, SnapshotError> {
-        let home = cache.join("pkgbuild/v1");
+        let form = Form::of_process()?;
+        let home = form.home(cache);
+        fs_err::create_dir_all(&home)?;
+        form.claim(&home)?;
         for name in ["layers", "drafts", "leases", "unpacked", "packs", "unsynced", "empty"] {
             fs_err::create_dir_all(home.join(name))?;
         }
@@ -128,7 +137,7 @@ impl Snapshots {
         let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let lease = Lease::take(&home.join("leases"), &boot)?;
         lease.sweep(&home.join("leases"), &home.join("drafts"))?;
-        let snapshots = Self { home, boot, lease: Arc::new(lease), trees: Mutex::default() };
+        let snapshots = Self { home, form, boot, lease: Arc::new(lease), trees: Mutex::default() };
         snapshots.distrust_unsynced()?;
         Ok(snapshots)
     }
@@ -269,7 +278,7 @@ impl Snapshots {
     /// When its directories cannot be made.
     pub fn draft(&self, parent: &Snapshot) -> Result<Draft, SnapshotError> {
         let directory = self.home.join("drafts").join(self.lease.draft_name());
-        Ok(Draft::create(directory, self.lowers(parent), parent.clone(), self.lease.clone())?)
+        Ok(Draft::create(directory, self.lowers(parent), parent.clone(), (self.form.clone(), self.lease.clone()))?)
     }
 
     /// Finishes a layer: finds out what changed and publishes it. Adds exactly one layer, which may be empty.
@@ -284,7 +293,7 @@ impl Snapshots {
     }
 
     fn publish(&self, draft: Draft, root: differ::Root) -> Result<Snapshot, SnapshotError> {
-        let changes = differ::changes(&draft.upper, &draft.parent().tree, root)?;
+        let changes = differ::changes(&draft.upper, (&draft.form, &draft.owners), &draft.parent().tree, root)?;
         let encoded = changes.encode();
         let layer = ChangeList::id_of(&encoded);
         let position = draft.parent().layers.len();
@@ -358,6 +367,16 @@ impl Snapshots {
 
     fn directory(&self, layer: &LayerId) -> PathBuf {
         self.home.join("layers").join(layer.to_string())
+    }
+
+    /// Returns the directory in which everything lies, which is that of this process' form.
+    pub(super) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Returns how layers stand on disk.
+    pub(super) fn form(&self) -> &Form {
+        &self.form
     }
 
     /// Returns the directory of the records of packed layers.

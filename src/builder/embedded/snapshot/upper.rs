@@ -13,11 +13,12 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use crate::sys::fs::named;
 
+use super::super::form::{DEVICE, device_value};
 use super::super::tree::{Entry, Kind, Tree, components, join, split};
 use super::Draft;
 
@@ -97,7 +98,7 @@ impl<'a> Upper<'a> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory =
             rustix::fs::openat(&*parent, name, flags, Mode::empty()).map_err(|e| named(e.into(), "open", &shown(path)))?;
-        set_metadata(directory.as_fd(), entry).map_err(|e| named(e, "set metadata of", &shown(path)))?;
+        self.draft.form.set_metadata(directory.as_fd(), entry).map_err(|e| named(e, "set metadata of", &shown(path)))?;
         self.made.insert(path.to_vec());
         Ok(())
     }
@@ -110,7 +111,7 @@ impl<'a> Upper<'a> {
             self.unlink(path)?;
         }
         if path.is_empty() {
-            set_metadata(self.root.as_fd(), entry).map_err(|e| named(e, "set metadata of", &shown(path)))?;
+            self.draft.form.set_metadata(self.root.as_fd(), entry).map_err(|e| named(e, "set metadata of", &shown(path)))?;
         } else {
             self.make_directory(path, entry)?;
         }
@@ -145,7 +146,8 @@ impl<'a> Upper<'a> {
                 .map_err(|e| named(e.into(), "create", &shown(path)))?,
         );
         fill(&file)?;
-        set_metadata(file.as_fd(), entry)
+        let form = &self.draft.form;
+        form.set_metadata(file.as_fd(), entry)
             .and_then(|()| set_time(file.as_fd(), entry.mtime))
             .map_err(|e| named(e, "set metadata of", &shown(path)))
     }
@@ -203,9 +205,16 @@ impl<'a> Upper<'a> {
         Ok(())
     }
 
-    fn write_special(&self, path: &[u8], entry: &Entry) -> io::Result<()> {
+    fn write_special(&mut self, path: &[u8], entry: &Entry) -> io::Result<()> {
         let (parent, name) = self.parent_of(path)?;
         let mode = Mode::from_raw_mode(entry.mode);
+        if let Some(value) = device_value(&entry.kind).filter(|_| !self.draft.form.has_devices()) {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&*parent, name, flags, Mode::RUSR | Mode::WUSR)?;
+            rustix::fs::fsetxattr(&file, DEVICE, value.as_bytes(), XattrFlags::empty())?;
+            self.draft.form.set_metadata(file.as_fd(), entry)?;
+            return set_time(file.as_fd(), entry.mtime);
+        }
         match &entry.kind {
             Kind::Symlink { target } => rustix::fs::symlinkat(Path::new(std::ffi::OsStr::from_bytes(target)), &*parent, name)?,
             Kind::Fifo => rustix::fs::mknodat(&*parent, name, FileType::Fifo, mode, 0)?,
@@ -217,8 +226,8 @@ impl<'a> Upper<'a> {
             }
             Kind::Directory | Kind::File { .. } | Kind::HardLink { .. } => return Err(Errno::INVAL.into()),
         }
-        let (owner, group) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
-        rustix::fs::chownat(&*parent, name, owner, group, AtFlags::SYMLINK_NOFOLLOW)?;
+        let Draft { form, owners, .. } = &mut *self.draft;
+        form.own_link(parent.as_fd(), name, entry, owners)?;
         if !matches!(entry.kind, Kind::Symlink { .. }) {
             rustix::fs::chmodat(&*parent, name, mode, AtFlags::empty())?;
         }
@@ -263,7 +272,7 @@ impl<'a> Upper<'a> {
     /// Marks a directory of the upper directory as hiding everything below it.
     pub(in crate::builder::embedded) fn make_opaque(&self, path: &[u8]) -> io::Result<()> {
         let directory = self.open_directory(path)?;
-        rustix::fs::fsetxattr(&directory, super::super::differ::OPAQUE, b"y", XattrFlags::empty())
+        rustix::fs::fsetxattr(&directory, self.draft.form.opaque(), b"y", XattrFlags::empty())
             .map_err(|e| named(e.into(), "hide what is below", &shown(path)))
     }
 
@@ -330,16 +339,6 @@ pub(in crate::builder::embedded) fn open_below(root: &OwnedFd, path: &[u8]) -> i
 pub(in crate::builder::embedded) fn open_root(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| named(e.into(), "open", path))
-}
-
-/// Sets owner, then mode, then extended attributes.
-fn set_metadata(file: std::os::fd::BorrowedFd<'_>, entry: &Entry) -> io::Result<()> {
-    rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
-    rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
-    for (name, value) in &entry.xattrs {
-        rustix::fs::fsetxattr(file, std::ffi::OsStr::from_bytes(name), value, XattrFlags::empty())?;
-    }
-    Ok(())
 }
 
 /// Sets the modification time.

@@ -1,13 +1,14 @@
 //! The directories of cache mounts: found or made, and held while a step uses them.
 
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::BuildError;
+use crate::builder::embedded::form::Form;
 use crate::builder::embedded::solve::op::{CacheSharing, MountKind, Operation};
 use crate::sys::fs::{Lock, LockKind};
 
@@ -57,7 +58,7 @@ pub(in crate::builder::embedded::solve) async fn lock_caches(job: &Job) -> Resul
                 path
             }
         };
-        make_cache(&path, (*uid, *gid), *mode).map_err(StepError::io)?;
+        make_cache(&path, job.machine.snapshots.form(), (*uid, *gid), *mode).map_err(StepError::io)?;
         held.push((id.clone(), path.clone()));
         mounts.paths[number] = Some(path);
     }
@@ -88,13 +89,13 @@ fn first_free(home: &Path) -> Result<(PathBuf, Lock), StepError> {
 }
 
 /// Makes a cache directory with its owner and mode, unless it is there: it is then left as it is.
-fn make_cache(path: &Path, (uid, gid): (u32, u32), mode: u32) -> io::Result<()> {
+fn make_cache(path: &Path, form: &Form, (uid, gid): (u32, u32), mode: u32) -> io::Result<()> {
     if path.try_exists()? {
         return Ok(());
     }
     let parent = path.parent().expect("a cache lies in a directory");
     let fresh = tempfile::Builder::new().prefix(crate::sys::fs::UNFINISHED).tempdir_in(parent)?;
-    chown(fresh.path(), Some(uid), Some(gid))?;
+    form.own_directory(fresh.path(), uid, gid)?;
     fs_err::set_permissions(fresh.path(), std::fs::Permissions::from_mode(mode))?;
     match fs_err::rename(fresh.path(), path) {
         // Two steps may make it at once; an empty directory is replaced, a used one is not.
