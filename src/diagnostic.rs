@@ -51,12 +51,22 @@ pub struct Diagnostic {
     pub source: Option<String>,
     /// What would be right, for example the nearest valid key.
     pub help: Option<String>,
+    /// The name of the check that found it, where files can turn checks off by name.
+    pub rule: Option<&'static str>,
 }
 
 impl Diagnostic {
     /// Returns an error about `file` as a whole.
     pub fn error(file: &Path, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, file: file.to_owned(), span: None, message: message.into(), source: None, help: None }
+        Self {
+            severity: Severity::Error,
+            file: file.to_owned(),
+            span: None,
+            message: message.into(),
+            source: None,
+            help: None,
+            rule: None,
+        }
     }
 
     /// Returns a warning about `file` as a whole.
@@ -68,6 +78,12 @@ impl Diagnostic {
     pub fn at(mut self, span: Span, text: &str) -> Self {
         self.source = text.lines().nth(span.line.saturating_sub(1) as usize).map(str::to_owned);
         self.span = Some(span);
+        self
+    }
+
+    /// Adds the name of the check that found it.
+    pub fn rule(mut self, rule: &'static str) -> Self {
+        self.rule = Some(rule);
         self
     }
 
@@ -88,6 +104,9 @@ impl fmt::Display for Diagnostic {
             write!(f, ":{}:{}", span.line, span.column)?;
         }
         write!(f, ": {}", self.message)?;
+        if let Some(rule) = self.rule {
+            write!(f, " [{rule}]")?;
+        }
         if let (Some(span), Some(source)) = (self.span, &self.source) {
             let shown: String =
                 source.chars().take(SHOWN).map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();

@@ -9,8 +9,10 @@
 //! | [`Stages::resolve`] | those, a platform, arguments | what has to be built, from what, with which images |
 //! | [`Scope`], [`Command::expand`] | an instruction, the variables in force | the instruction with its final words |
 //! | [`Command::created_by`] | that | its line in the image's history |
+//! | [`check::check`] | the Dockerfile, a platform, arguments | what builds and is hardly ever meant |
 //! | [`Ignore::parse`] | `.dockerignore` | which paths of the context exist |
 
+pub mod check;
 pub mod expand;
 mod expanded;
 mod flags;

@@ -2,7 +2,7 @@
 //! business; tasks own their state and tell about it through a bounded channel.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -235,6 +235,7 @@ where
     };
     tokio::pin!(deadline);
     let mut listening = true;
+    let mut warned = BTreeSet::new();
     loop {
         while state.cancelled.is_none() && running.len() < limits.jobs.max(1) {
             let Some(next) = state.next() else { break };
@@ -252,7 +253,7 @@ where
                 Some(reason) => state.cancel(reason, cancel, outside),
             },
             () = &mut deadline, if state.cancelled.is_none() => state.cancel(CancelReason::Timeout, cancel, outside),
-            Some(kind) = told.recv() => outside.emit(kind),
+            Some(kind) = told.recv() => pass_on(kind, &mut warned, outside),
             Some(joined) = running.join_next() => {
                 let (at, result) = match joined {
                     Ok(ended) => ended,
@@ -260,7 +261,7 @@ where
                 };
                 // What the task told before it ended is reported before its end.
                 while let Ok(kind) = told.try_recv() {
-                    outside.emit(kind);
+                    pass_on(kind, &mut warned, outside);
                 }
                 let ended = match result {
                     Ok(value) => Ended::Done(value),
@@ -291,6 +292,16 @@ where
         }
     }
     state.finish()
+}
+
+/// Reports what a task told; a warning that another platform of the package told word for word is not told again.
+fn pass_on(kind: EventKind, warned: &mut BTreeSet<(Option<String>, String)>, outside: &Outside<'_>) {
+    if let EventKind::Warning { package, message } = &kind
+        && !warned.insert((package.clone(), message.clone()))
+    {
+        return;
+    }
+    outside.emit(kind);
 }
 
 /// What the tasks of a run do.

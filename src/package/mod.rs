@@ -33,6 +33,7 @@ pub use tag::{PackageTag, SourceState, TagOverrides, TagScheme, compute, go_pack
 pub use template::{Template, TemplateError};
 pub use workspace::{RegistrySettings, Settings, Workspace, WorkspaceOptions};
 
+use crate::dockerfile::Ignore;
 use crate::oci::Platform;
 
 /// A package: its directory, and its `build.yml` with everything that overrides it.
@@ -66,6 +67,14 @@ pub struct PackageOverrides {
 }
 
 impl Package {
+    /// Returns what the ignore file of the package's context leaves out.
+    ///
+    /// # Errors
+    /// Its mistakes, or that it cannot be read.
+    pub fn ignored(&self) -> Result<Ignore, PackageError> {
+        sources::ignored(self)
+    }
+
     /// Returns `org/image`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.settings.org, self.settings.image)

@@ -111,7 +111,10 @@ impl<'a> Left<'a> {
 }
 
 /// Reads the ignore file of a package's context.
-fn ignored(package: &Package) -> Result<Ignore, PackageError> {
+///
+/// # Errors
+/// Its mistakes, or that it cannot be read.
+pub(super) fn ignored(package: &Package) -> Result<Ignore, PackageError> {
     for candidate in ignore::candidates(package.dockerfile()) {
         match fs_err::read(package.directory.join(&candidate)) {
             Ok(text) => return Ignore::parse(&package.shown.join(&candidate), &text).map_err(PackageError::Mistakes),

@@ -256,7 +256,7 @@ impl Workspace {
                 match named(name, packages) {
                     Ok(package) => selected.push(package),
                     Err(diagnostic) => {
-                        mistakes.push(diagnostic);
+                        mistakes.push(*diagnostic);
                         // The one that is meant may be among those that cannot be read.
                         mistakes.append(&mut broken.0);
                     }
@@ -274,7 +274,7 @@ impl Workspace {
 }
 
 /// Returns the package whose image is called `name`.
-fn named(name: &str, packages: &[Package]) -> Result<Package, Diagnostic> {
+fn named(name: &str, packages: &[Package]) -> Result<Package, Box<Diagnostic>> {
     let is_meant = |package: &&Package| package.settings.image == name || package.name() == name;
     let meant: Vec<&Package> = packages.iter().filter(is_meant).collect();
     let error = |message: String| Diagnostic::error(Path::new(name), message);
@@ -283,14 +283,14 @@ fn named(name: &str, packages: &[Package]) -> Result<Package, Diagnostic> {
         [] => {
             let error = error("no such directory, and no package of this name".to_owned());
             let names = packages.iter().map(|package| package.settings.image.as_str());
-            Err(match nearest(name, names) {
+            Err(Box::new(match nearest(name, names) {
                 Some(near) => error.help(format!("did you mean `{near}`?")),
                 None => error,
-            })
+            }))
         }
         _ => {
             let where_ = meant.iter().map(|package| format!("`{}`", package.shown.display())).collect::<Vec<_>>().join(", ");
-            Err(error("means several packages".to_owned()).help(format!("name one by its directory: {where_}")))
+            Err(Box::new(error("means several packages".to_owned()).help(format!("name one by its directory: {where_}"))))
         }
     }
 }

@@ -7,6 +7,7 @@ mod bundles;
 mod demo;
 mod end_to_end;
 mod killed;
+mod lint;
 mod machine;
 mod reproducible;
 mod rootless;

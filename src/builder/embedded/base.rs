@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -18,8 +19,8 @@ use super::Machine;
 use super::image::oci_layer;
 use super::snapshot::{Snapshot, SnapshotError};
 use crate::builder::{Base, BuildError};
-use crate::content::{BlobReader, ContentSink, ContentSource, DOCUMENT_LIMIT, ErrorClass, read_whole};
-use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, Manifest};
+use crate::content::{BlobReader, ContentError, ContentSink, ContentSource, DOCUMENT_LIMIT, ErrorClass, read_whole};
+use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, Manifest, Platform, Reference};
 use crate::store::{Store, StoreError};
 
 /// How many layers of one image are fetched at once.
@@ -39,6 +40,20 @@ pub(super) struct BaseImage {
     source: Arc<dyn ContentSource>,
     fetched: Vec<OnceCell<()>>,
     unpacked: OnceCell<Snapshot>,
+}
+
+/// Where nothing is.
+struct Nowhere;
+
+#[async_trait]
+impl ContentSource for Nowhere {
+    async fn resolve(&self, _: &Reference) -> Result<Option<Descriptor>, ContentError> {
+        Ok(None)
+    }
+
+    async fn open(&self, descriptor: &Descriptor) -> Result<BlobReader, ContentError> {
+        Err(ContentError::Missing { place: "nowhere".to_owned(), digest: descriptor.digest })
+    }
 }
 
 /// Why a base image's documents make no image.
@@ -76,6 +91,19 @@ impl BaseImages {
 pub(super) type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
 impl BaseImage {
+    /// Returns an image of which nothing is known, for looking at a Dockerfile without asking anybody.
+    pub(super) fn unknown(platform: Platform) -> Self {
+        Self {
+            config: ImageConfig::scratch(platform),
+            layers: Vec::new(),
+            manifest: Digest::of(b""),
+            remote: Vec::new(),
+            source: Arc::new(Nowhere),
+            fetched: Vec::new(),
+            unpacked: OnceCell::new(),
+        }
+    }
+
     async fn read(base: &Base) -> Result<Arc<Self>, BuildError> {
         let digest = base.manifest.digest;
         let bytes = read_whole(&*base.source, &base.manifest, DOCUMENT_LIMIT).await?;

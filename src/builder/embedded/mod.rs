@@ -36,6 +36,8 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use crate::builder::{BuildError, BuildEvent, BuildRequest, Builder, BuiltImage, Support};
+use crate::diagnostic::Diagnostic;
+use crate::dockerfile::Ignore;
 use crate::oci::Platform;
 use crate::store::Store;
 
@@ -116,6 +118,12 @@ impl EmbeddedBuilder {
             }),
         })
     }
+}
+
+/// Returns what this builder would refuse of a Dockerfile, and what it builds though it is hardly ever meant, sorted by
+/// place. Nothing is read and nobody is asked: of `request` the Dockerfile, platform, arguments and network count.
+pub fn lint(request: &BuildRequest, ignore: Option<&Ignore>) -> Vec<Diagnostic> {
+    solve::lint(request, ignore)
 }
 
 #[async_trait]

@@ -216,6 +216,9 @@ pub struct LintArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "flattened")]
     pub selection: Selection,
+    /// Fail on warnings, too
+    #[arg(long)]
+    pub strict: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

@@ -1,23 +1,26 @@
-//! `lint`: every mistake in build.yml and Dockerfile, of all packages, in one run. Builds nothing and asks nobody.
+//! `lint`: every mistake in build.yml and Dockerfile, of all packages, in one run, and what the checks find. Builds nothing
+//! and asks nobody.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use crate::builder::{self, BuildRequest, CacheUse, DockerfileSource, Network, embedded};
 use crate::cli::args::LintArgs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
 use crate::cli::packages::Selected;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
-use crate::dockerfile::{Dockerfile, StageOptions, Stages};
 use crate::oci::Platform;
-use crate::package::Package;
+use crate::package::{Package, PackageError};
+use crate::time::SourceDate;
 
 pub(super) fn run(args: &LintArgs, context: &mut Context) -> Result<Exit, Failure> {
     let found = mistakes(args, context)?;
-    let failed = found.iter().any(|mistake| mistake.severity == Severity::Error);
+    let failed = found.iter().any(|mistake| args.strict || mistake.severity == Severity::Error);
     if args.json {
         context.out.json("lint", &Document { mistakes: found.iter().map(Mistake::of).collect() })?;
     } else {
@@ -43,6 +46,8 @@ struct Mistake {
     column: Option<u32>,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<String>,
 }
 
@@ -54,6 +59,7 @@ impl Mistake {
             line: mistake.span.map(|span| span.line),
             column: mistake.span.map(|span| span.column),
             message: mistake.message.clone(),
+            rule: mistake.rule,
             help: mistake.help.clone(),
         }
     }
@@ -85,35 +91,49 @@ fn mistakes(args: &LintArgs, context: &Context) -> Result<Vec<Diagnostic>, Failu
 fn of_package(package: &Package) -> Vec<Diagnostic> {
     let path = package.directory.join(package.dockerfile());
     let shown = package.shown.join(package.dockerfile());
-    let text = match fs_err::read(&path) {
-        Ok(text) => text,
+    let text: Arc<[u8]> = match fs_err::read(&path) {
+        Ok(text) => text.into(),
         Err(error) => return vec![Diagnostic::error(&shown, format!("the Dockerfile cannot be read: {}", error.kind()))],
     };
-    match Dockerfile::parse(&shown, &text) {
-        Ok(dockerfile) => of_stages(&dockerfile, package, &shown),
-        Err(Diagnostics(mistakes)) => mistakes,
+    let (ignore, mut found) = match package.ignored() {
+        Ok(ignore) => (Some(ignore), Vec::new()),
+        Err(PackageError::Mistakes(Diagnostics(mistakes))) => (None, mistakes),
+        Err(error) => (None, vec![Diagnostic::error(&shown, error.to_string())]),
+    };
+    // A stage name that is computed can be wrong for one platform alone.
+    let platforms: BTreeSet<&Platform> = package.platforms().iter().collect();
+    for platform in platforms {
+        found.extend(embedded::lint(&request(package, platform, Arc::clone(&text)), ignore.as_ref()));
     }
+    found
 }
 
-/// Resolves the stages for every platform of the package: a stage name that is computed can be wrong for one alone.
-fn of_stages(dockerfile: &Dockerfile, package: &Package, shown: &Path) -> Vec<Diagnostic> {
-    let platforms: BTreeSet<&Platform> = package.platforms().iter().collect();
-    let mut found = dockerfile.warnings.0.clone();
-    for platform in platforms {
-        let mut options = StageOptions::new(platform.clone());
-        options.build_platform = Platform::host();
-        options.args = plain_arguments(package);
-        if let Err(Diagnostics(mistakes)) = Stages::resolve(dockerfile, &options) {
-            found.extend(mistakes);
-        }
+/// Returns what a build of `platform` would be asked for, as far as it is known without asking anybody.
+fn request(package: &Package, platform: &Platform, text: Arc<[u8]>) -> BuildRequest {
+    BuildRequest {
+        package: package.settings.image.clone(),
+        platform: platform.clone(),
+        context: builder::Context { roots: Vec::new() },
+        dockerfile: DockerfileSource {
+            path: package.shown.join(package.dockerfile()),
+            in_context: package.dockerfile().to_owned(),
+            text,
+        },
+        args: plain_arguments(package),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        target: None,
+        network: if package.settings.network { Network::Default } else { Network::None },
+        cache: CacheUse::ReadWrite,
+        source_date: SourceDate::default(),
+        bases: BTreeMap::new(),
+        cancel: CancellationToken::new(),
     }
-    debug_assert!(found.iter().all(|mistake| mistake.file == shown), "mistakes of a Dockerfile name it");
-    found
 }
 
 /// Returns the arguments that are plain texts; those that stand for a package's tag get a tag that is none, so that no git
 /// is asked.
-fn plain_arguments(package: &Package) -> std::collections::BTreeMap<String, String> {
+fn plain_arguments(package: &Package) -> BTreeMap<String, String> {
     let value = |value: &str| if value.starts_with("@lkt:") { "lint/lint:lint".to_owned() } else { value.to_owned() };
     package.settings.build_args.iter().map(|arg| (arg.key.clone(), value(&arg.value))).collect()
 }

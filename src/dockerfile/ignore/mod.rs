@@ -118,6 +118,11 @@ impl Ignore {
         self.patterns.is_empty()
     }
 
+    /// Returns whether a pattern takes back what others leave out.
+    pub fn keeps_any(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.keeps)
+    }
+
     /// Returns the patterns as they are applied: cleaned, in order. Two equal lists leave out the same paths.
     pub fn patterns(&self) -> impl Iterator<Item = String> {
         self.patterns.iter().map(|pattern| format!("{}{}", if pattern.keeps { "!" } else { "" }, pattern.text))

@@ -1,5 +1,6 @@
 //! From a Dockerfile to an image: what to do, what of it is cached, doing the rest, and putting the image together.
 
+mod checks;
 mod inputs;
 mod key;
 mod lower;
@@ -31,6 +32,7 @@ use crate::dockerfile::{Dockerfile, Ignore, ignore};
 use crate::oci::{MediaType, Raw};
 use crate::sys::fs::RootedPath;
 
+pub(super) use checks::lint;
 use inputs::{Inputs, KeyError, Keys};
 use lower::Images;
 use op::Operation;
@@ -72,22 +74,18 @@ pub(super) async fn build(
 /// Reads the Dockerfile and the configs of base images, and says what there is to do.
 async fn plan(machine: &Arc<Machine>, request: &BuildRequest) -> Result<Plan, BuildError> {
     let dockerfile = Dockerfile::parse(&request.dockerfile.path, &request.dockerfile.text).map_err(BuildError::Dockerfile)?;
-    let mut args = request.args.clone();
-    // Steps see the image's time only where the Dockerfile asks for it.
-    args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| request.source_date.0.to_string());
-    let mut options = StageOptions {
-        build_platform: lower::build_platform(),
-        args,
-        target: request.target.clone(),
-        ..StageOptions::new(request.platform.clone())
-    };
+    let mut options = stage_options(request);
     let mut images = Images::new();
     loop {
         let stages = Stages::resolve(&dockerfile, &options).map_err(BuildError::Dockerfile)?;
         let new: Vec<&ImageUse> = stages.images.keys().filter(|image| !images.contains_key(*image)).collect();
         if new.is_empty() {
             let outside = if machine.sandbox.outbound() { StepNetwork::Outbound } else { StepNetwork::Host };
-            return lower::lower(request, &dockerfile, &stages, &images, outside).map_err(BuildError::Dockerfile);
+            let plan = lower::lower(request, &dockerfile, &stages, &images, outside).and_then(|mut plan| {
+                plan.warnings.extend(checks::warning(&dockerfile, &options, &stages, &images)?);
+                Ok(plan)
+            });
+            return plan.map_err(BuildError::Dockerfile);
         }
         let read = try_join_all(new.into_iter().map(|image| async {
             let key = BaseKey { reference: image.reference.clone(), platform: image.platform.clone() };
@@ -104,6 +102,19 @@ async fn plan(machine: &Arc<Machine>, request: &BuildRequest) -> Result<Plan, Bu
             }
             images.insert(image, base);
         }
+    }
+}
+
+/// Returns what the graph of stages depends on besides the Dockerfile.
+fn stage_options(request: &BuildRequest) -> StageOptions {
+    let mut args = request.args.clone();
+    // Steps see the image's time only where the Dockerfile asks for it.
+    args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| request.source_date.0.to_string());
+    StageOptions {
+        build_platform: lower::build_platform(),
+        args,
+        target: request.target.clone(),
+        ..StageOptions::new(request.platform.clone())
     }
 }
 

@@ -25,7 +25,7 @@ use super::plan::{Plan, Root, Step};
 const LAYERS_LIMIT: usize = 127;
 
 /// Arguments that every package is given, whether its Dockerfile wants them or not.
-const PRESETS: [&str; 5] = ["GOPKGVERSION", "PKG_HASH", "PKG_IMAGE", "REVISION", "SOURCE"];
+pub(super) const PRESETS: [&str; 5] = ["GOPKGVERSION", "PKG_HASH", "PKG_IMAGE", "REVISION", "SOURCE"];
 
 /// Base images by what the Dockerfile calls them.
 pub(super) type Images = BTreeMap<ImageUse, Arc<BaseImage>>;
@@ -73,7 +73,6 @@ pub(super) fn lower(
         (step.name.number, step.name.of) = (index + 1, of);
     }
     let mut warnings: Vec<String> = warnings;
-    warnings.extend(dockerfile.warnings.0.iter().map(ToString::to_string));
     let unused: Vec<String> = dockerfile
         .unused_arguments(request.args.keys().map(String::as_str).filter(|name| !PRESETS.contains(name)))
         .into_iter()
@@ -158,6 +157,10 @@ impl Lowering<'_> {
                 StageState { scope: Scope::new(image.env()), image, root: Root::Scratch }
             }
         };
+        if stage.platform.os == "windows" {
+            let message = format!("`{}` is no platform that this builder builds for", stage.platform);
+            self.mistakes.push(self.dockerfile.error(stage.from.span, message).help("images of Windows need Windows"));
+        }
         for step in &stage.steps {
             if let Err((message, help)) = self.instruction(stage, step, &mut state) {
                 let diagnostic = self.dockerfile.error(step.instruction.span, message);
