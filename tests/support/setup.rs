@@ -27,8 +27,9 @@ impl Setup {
         Self { values: values.collect(), home: TempDir::new().expect("a temporary directory") }
     }
 
+    /// Returns a line of setup's env file.
     #[track_caller]
-    fn value(&self, name: &str) -> &str {
+    pub fn value(&self, name: &str) -> &str {
         self.values.get(name).unwrap_or_else(|| panic!("{name} is not in setup's env file: run scripts/setup again"))
     }
 

@@ -147,8 +147,10 @@ impl Clause {
                 bits | if execute_if_any && (is_directory || mode & EXECUTE != 0) { EXECUTE } else { 0 }
             }
         };
-        // `t` belongs to nobody: `o+t` and `u+t` set it as `+t` does.
-        let classes = self.classes | bits & STICKY;
+        // `t` is set for `u` and `g` as without a class, but not for `o`: so does BuildKit.
+        let sticky = if self.classes == OTHERS { 0 } else { bits & STICKY };
+        let bits = bits & !STICKY | sticky;
+        let classes = self.classes | sticky;
         match self.operator {
             Operator::Add => mode | bits & classes,
             Operator::Remove => mode & !(bits & classes),
@@ -199,6 +201,15 @@ mod tests {
                 let expected = std::os::unix::fs::MetadataExt::mode(&fs_err::metadata(&file).expect("stats")) & 0o7777;
                 assert_eq!(format!("{actual:o}"), format!("{expected:o}"), "{before} {change}");
             }
+        }
+    }
+
+    #[test]
+    fn others_have_no_sticky_bit() {
+        for (change, expected) in
+            [("+t", 0o1644), ("a+t", 0o1644), ("u+t", 0o1644), ("g+t", 0o1644), ("o+t", 0o644), ("a=t", 0o1000)]
+        {
+            assert_eq!(ModeChange::parse(change).expect(change).apply(0o644, false), expected, "{change}");
         }
     }
 

@@ -1,0 +1,144 @@
+//! Whether what a builder made is what a case says.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use crate::case::Case;
+use crate::image::Image;
+use crate::listing;
+
+/// What a case says of one of the builders.
+pub struct Expected<'a> {
+    files: Option<&'a str>,
+    config: BTreeMap<&'a str, &'a Value>,
+    history: Option<&'a [String]>,
+    error: Option<&'a str>,
+}
+
+impl<'a> Expected<'a> {
+    /// Returns what pkgbuild must give.
+    pub fn of_pkgbuild(case: &'a Case) -> Self {
+        Self {
+            files: case.files.as_deref(),
+            config: case.config.iter().map(|(name, value)| (name.as_str(), value)).collect(),
+            history: case.history.as_deref(),
+            error: case.fails.as_ref().map(|failure| failure.pkgbuild.as_str()),
+        }
+    }
+
+    /// Returns what BuildKit must give.
+    pub fn of_buildkit(case: &'a Case) -> Self {
+        let mut expected = Self::of_pkgbuild(case);
+        expected.error = case.fails.as_ref().and_then(|failure| failure.buildkit.as_deref());
+        if let Some(other) = &case.buildkit {
+            expected.files = other.files.as_deref().or(expected.files);
+            expected.history = other.history.as_deref().or(expected.history);
+            expected.error = other.error.as_deref().or(expected.error);
+            expected.config.extend(other.config.iter().map(|(name, value)| (name.as_str(), value)));
+        }
+        expected
+    }
+
+    /// Returns one line for each thing that is not as the case says.
+    pub fn judge(&self, result: &Result<Image, String>, bases: &[Image]) -> Vec<String> {
+        match (result, self.error) {
+            (Err(text), Some(pattern)) => {
+                if says(text, pattern) {
+                    Vec::new()
+                } else {
+                    vec![format!("fails otherwise: {}", text.trim())]
+                }
+            }
+            (Err(text), None) => vec![format!("fails: {}", text.trim())],
+            (Ok(image), Some(_)) => vec![format!("builds:\n{}", show(image, bases))],
+            (Ok(image), None) => self.differences(image, bases),
+        }
+    }
+
+    fn differences(&self, image: &Image, bases: &[Image]) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(files) = self.files {
+            lines.extend(differences(&listing::split(files), &image.changes(bases)));
+            if !lines.is_empty() {
+                lines.push(format!("has:\n{}", show(image, bases)));
+            }
+        }
+        for (name, expected) in &self.config {
+            let found = image.config.get(*name).unwrap_or(&Value::Null);
+            if found != *expected {
+                lines.push(format!("{name} is {found}, not {expected}"));
+            }
+        }
+        if let Some(expected) = self.history {
+            let found = own_history(image, bases);
+            if found != expected {
+                lines.push(format!("history is {found:#?}"));
+            }
+        }
+        lines
+    }
+}
+
+/// Whether the pieces of a pattern, which ellipses separate, are in a text in their order.
+fn says(text: &str, pattern: &str) -> bool {
+    let mut rest = text;
+    pattern.split('…').all(|piece| {
+        let found = rest.find(piece);
+        rest = found.map_or("", |at| &rest[at + piece.len()..]);
+        found.is_some()
+    })
+}
+
+/// Returns one line for each thing in which two builders differ, leaving out the parts that a case says they differ in.
+pub fn compare(case: &Case, ours: &Image, theirs: &Image, bases: &[Image]) -> Vec<String> {
+    let other = case.buildkit.as_ref();
+    let mut lines = Vec::new();
+    if other.is_none_or(|other| other.files.is_none()) {
+        lines.extend(differences(&theirs.changes(bases), &ours.changes(bases)));
+    }
+    let names = ours.config.keys().chain(theirs.config.keys());
+    let mut names: Vec<_> = names.filter(|name| other.is_none_or(|other| !other.config.contains_key(*name))).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        let [found, expected] = [ours, theirs].map(|image| image.config.get(name).unwrap_or(&Value::Null));
+        if found != expected {
+            lines.push(format!("{name} is {found}, in BuildKit {expected}"));
+        }
+    }
+    if other.is_none_or(|other| other.history.is_none()) && ours.history != theirs.history {
+        lines.push(format!("history is {:#?}, in BuildKit {:#?}", own_history(ours, bases), own_history(theirs, bases)));
+    }
+    lines
+}
+
+fn own_history<'a>(image: &'a Image, bases: &[Image]) -> &'a [String] {
+    let inherited = image.base(bases).map_or(0, |base| base.history.len());
+    image.history.get(inherited..).unwrap_or_default()
+}
+
+fn differences(expected: &BTreeMap<String, String>, found: &BTreeMap<String, String>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (path, line) in expected {
+        match found.get(path) {
+            Some(other) if other == line => {}
+            Some(other) => lines.push(format!("{path} is {other}, not {line}")),
+            None => lines.push(format!("{path} is missing ({line})")),
+        }
+    }
+    lines.extend(
+        found.iter().filter(|(path, _)| !expected.contains_key(*path)).map(|(path, line)| format!("{path} is there: {line}")),
+    );
+    lines
+}
+
+/// Shows an image as a case would state it.
+fn show(image: &Image, bases: &[Image]) -> String {
+    let mut text = "    files: |\n".to_owned();
+    for (path, line) in image.changes(bases) {
+        let _ = writeln!(text, "      {path} {line}");
+    }
+    text
+}
