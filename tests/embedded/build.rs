@@ -158,6 +158,35 @@ async fn heredocs_stand_beside_other_sources_and_come_after_them() {
 }
 
 #[tokio::test]
+async fn parents_are_kept_and_exclusions_left_out_and_neither_reads_what_it_does_not_copy() {
+    let mut test = Test::new();
+    for path in ["src/a.c", "src/lib/b.c", "src/lib/b.h", "src/doc/x.md", "README"] {
+        test.write(path, path.as_bytes());
+    }
+    let text = "FROM scratch AS all\nCOPY --exclude=**/*.md . /all/\nFROM scratch\nCOPY --parents src/./**/*.c /out/\n\
+                COPY --from=all --parents --exclude=**/*.h /all/src/./* /two/\nADD --exclude=*.md src/doc /doc/\n";
+    test.dockerfile(text);
+    let built = test.build().await;
+    let names = |layer: &[String]| -> Vec<String> {
+        layer.iter().map(|line| line.split(' ').next_back().expect("a name").to_owned()).collect()
+    };
+    let layers = test.layers(&built);
+    assert_eq!(names(&layers[0]), ["out/", "out/a.c", "out/lib/", "out/lib/b.c"]);
+    assert_eq!(names(&layers[1]), ["two/", "two/a.c", "two/doc/", "two/lib/", "two/lib/b.c"]);
+    assert_eq!(names(&layers[2]), ["doc/"]);
+    let config = test.config(&built);
+    assert_eq!(config.history[0].created_by.as_deref(), Some("COPY --parents src/./**/*.c /out/ # buildkit"));
+    // What is left out can change and nothing runs again.
+    test.write("src/doc/x.md", b"changed");
+    let again = test.build().await;
+    assert_eq!((again.ran().len(), again.cached()), (0, 4), "{:?}", again.ran());
+    test.write("src/lib/b.h", b"changed");
+    let again = test.build().await;
+    assert_eq!(again.ran(), ["COPY --exclude=**/*.md . /all/"]);
+    assert_eq!(again.image().manifest.digest, built.image().manifest.digest);
+}
+
+#[tokio::test]
 async fn what_the_ignore_file_names_is_not_there_and_the_dockerfiles_own_wins() {
     let mut test = Test::new();
     test.write("a", b"");
@@ -220,8 +249,9 @@ async fn what_is_not_there_yet_is_refused_by_name_with_its_line_before_anything_
         ("ADD https://example.org/x.git /", "git repository"),
         ("ADD git@example.org:x /", "git repository"),
         ("COPY --link f /", "--link"),
-        ("COPY --parents f /", "--parents"),
-        ("COPY --exclude=x f /", "--exclude"),
+        ("COPY --parents=x f /", "--parents"),
+        ("COPY --exclude=[ f /", "`[` is not a pattern"),
+        ("COPY --parents d/[ /", "`d/[` is not a pattern"),
         ("RUN --security=insecure x", "--security=insecure"),
         ("RUN --network=host x", "--network=host"),
         ("RUN --mount=type=secret,id=s x", "secret mounts"),

@@ -40,7 +40,7 @@ pub enum PatternError {
 }
 
 /// Patterns in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ignore {
     patterns: Vec<Pattern>,
 }
@@ -53,6 +53,15 @@ struct Pattern {
     keeps: bool,
     glob: Glob,
 }
+
+impl PartialEq for Pattern {
+    /// The glob follows from the text.
+    fn eq(&self, other: &Self) -> bool {
+        (&self.text, self.keeps) == (&other.text, other.keeps)
+    }
+}
+
+impl Eq for Pattern {}
 
 /// What is known of a directory while a walk is inside it: which patterns match it or a parent of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -6,6 +6,7 @@
 //! copied replaces files and links; a directory over anything else, and anything else over a directory, is an error.
 //! The destination directory itself keeps its metadata when it exists; directories below it get that of the source.
 
+mod filter;
 mod mode;
 mod place;
 mod wildcard;
@@ -13,6 +14,7 @@ mod wildcard;
 use std::io;
 
 use crate::content::ErrorClass;
+use crate::dockerfile::Ignore;
 use crate::time::SourceDate;
 
 use super::context::{ContextError, ContextTree};
@@ -21,6 +23,7 @@ use super::snapshot::{Draft, Snapshot, SnapshotError, Snapshots};
 use super::tree::{Entry, LoopError, Tree};
 use super::untar::UntarError;
 
+pub use filter::{Chosen, Filter, ParentsSource};
 pub use mode::{Clause, ModeChange, ModeError};
 pub use wildcard::{Selection, select};
 
@@ -51,6 +54,8 @@ pub struct CopyStep<'a> {
     /// The destination as written, after expansion, with the working directory in front when it is relative; a `/` or
     /// `/.` at its end counts.
     pub destination: Vec<u8>,
+    /// `--exclude`: what is left out below the sources.
+    pub exclude: Ignore,
     /// `--chown`, resolved to numbers; `None` keeps the source's owner.
     pub owner: Option<(u32, u32)>,
     /// `--chmod`.
@@ -77,6 +82,8 @@ pub enum Wanted {
     Patterns(Vec<Vec<u8>>),
     /// These paths, whatever characters are in them.
     Paths(Vec<Vec<u8>>),
+    /// What these mean, with the directories above it: for `--parents`.
+    Parents(Vec<ParentsSource>),
 }
 
 /// What a copy did that is worth a word.
@@ -162,23 +169,44 @@ pub fn copy(draft: &mut Draft, step: &CopyStep<'_>) -> Result<Copied, CopyError>
     let mut copied = Copied::default();
     let Some(first) = step.parts.first() else { return Ok(copied) };
     let mut copier = place::Copier::new(Upper::new(draft)?, step, first)?;
+    let below = Filter::excluding(&step.exclude);
     for part in &step.parts {
         copier.begin(part)?;
         match &part.wanted {
-            Wanted::Paths(paths) => paths.iter().try_for_each(|path| copier.one(path))?,
+            Wanted::Paths(paths) => paths.iter().try_for_each(|path| copier.one(path, &below).map(drop))?,
             Wanted::Patterns(patterns) => {
                 for pattern in patterns {
                     let selection = select(part.source.tree(), pattern)?;
                     if selection.paths.is_empty() {
                         copied.unmatched.push(pattern.clone());
                     }
-                    selection.paths.iter().try_for_each(|path| copier.one(path))?;
+                    selection.paths.iter().try_for_each(|path| copier.one(path, &below).map(drop))?;
+                }
+            }
+            Wanted::Parents(sources) => {
+                for source in sources {
+                    if !parents(&mut copier, part.source.tree(), source, &step.exclude)? {
+                        copied.unmatched.push(source.text().into_bytes());
+                    }
                 }
             }
         }
     }
     copier.finish()?;
     Ok(copied)
+}
+
+/// Copies one source of `--parents`. Returns whether it means anything.
+fn parents(copier: &mut place::Copier<'_>, tree: &Tree, source: &ParentsSource, exclude: &Ignore) -> Result<bool, CopyError> {
+    let filter = source.filter(exclude);
+    let mut any = false;
+    for directory in source.directories(tree)? {
+        any |= copier.one(&directory, &filter)?;
+    }
+    match source.required() {
+        Some(path) if !any => Err(CopyError::Missing { path }),
+        _ => Ok(any),
+    }
 }
 
 /// Makes the directory that `path` leads to, and those above it, if they are missing: for `WORKDIR`.

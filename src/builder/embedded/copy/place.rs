@@ -14,7 +14,7 @@ use super::super::parallel;
 use super::super::snapshot::upper::{Upper, open_below, shown};
 use super::super::tree::{Entry, Kind, cleaned, join, split};
 use super::super::untar;
-use super::{CopyError, CopyPart, CopySource, CopyStep, ModeChange};
+use super::{Chosen, CopyError, CopyPart, CopySource, CopyStep, Filter, ModeChange};
 
 /// A file whose data is still to be copied.
 struct Job {
@@ -72,18 +72,28 @@ impl<'a> Copier<'a> {
         Entry::directory(ModeChange::of_parents(self.step.mode.as_ref()), uid, gid, self.step.source_date.0)
     }
 
-    /// Copies one source, with everything below it.
-    pub(super) fn one(&mut self, source: &[u8]) -> Result<(), CopyError> {
+    /// Copies one source, with what `filter` leaves of what is below it. Returns whether anything below it was chosen.
+    pub(super) fn one(&mut self, source: &[u8], filter: &Filter) -> Result<bool, CopyError> {
         let tree = self.part.source.tree();
         let real = tree.resolve(source)?;
         let Some(entry) = tree.get(&real) else { return Err(CopyError::Missing { path: source.to_vec() }) };
         if self.part.unpack_archives && matches!(entry.kind, Kind::File { .. }) && self.unpack(&real)? {
-            return Ok(());
+            return Ok(true);
         }
         let destination = self.destination(split(source).1, entry.is_directory())?;
         // Hard links are kept within one source.
         let mut names = HashMap::new();
-        self.put(&real, &destination, Overwrite::No, &mut names)
+        let chosen = filter.chosen(tree, &real);
+        for Chosen { path, is_way } in &chosen {
+            let how = match (path.is_empty(), is_way) {
+                (true, _) => Existing::Kept,
+                (_, true) => Existing::GetsMode,
+                (_, false) => Existing::Replaced,
+            };
+            let (source, destination) = (below(&real, path), below(&destination, path));
+            self.put(&source, &destination, how, &mut names)?;
+        }
+        Ok(chosen.len() > 1)
     }
 
     /// Returns where a source called `name` goes, having made the directories on the way.
@@ -109,7 +119,7 @@ impl<'a> Copier<'a> {
         &mut self,
         source: &[u8],
         destination: &[u8],
-        overwrite: Overwrite,
+        how: Existing,
         names: &mut HashMap<(usize, Vec<u8>), Vec<u8>>,
     ) -> Result<(), CopyError> {
         let tree = self.part.source.tree();
@@ -126,16 +136,17 @@ impl<'a> Copier<'a> {
             Some(existing) if !existing.is_directory() => {
                 return Err(CopyError::IntoFile { path: source.to_vec(), destination: destination.to_vec() });
             }
-            Some(existing) if overwrite == Overwrite::Yes => {
+            Some(existing) if how == Existing::Replaced => {
                 let kept = existing.xattrs.iter().filter(|(name, _)| !entry.xattrs.contains_key(*name));
                 entry.xattrs.extend(kept.map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>());
                 self.upper.directory(destination, &entry)?;
             }
+            Some(existing) if how == Existing::GetsMode => {
+                let entry = Entry { mode: original.mode, ..existing.clone() };
+                self.upper.directory(destination, &entry)?;
+            }
             Some(_) => drop(self.upper.ensure_directory(destination, &entry)?),
             None => self.upper.directory(destination, &entry)?,
-        }
-        for (name, _) in tree.children(source) {
-            self.put(&join(source, name), &join(destination, name), Overwrite::Yes, names)?;
         }
         Ok(())
     }
@@ -278,11 +289,20 @@ fn layers(source: &CopySource<'_>) -> Result<Vec<OwnedFd>, CopyError> {
     }
 }
 
-/// Whether a directory that exists gets the metadata of the one that is copied over it.
+/// Returns `path`, which is relative to `directory` and may be empty.
+fn below(directory: &[u8], path: &[u8]) -> Vec<u8> {
+    if path.is_empty() { directory.to_vec() } else { join(directory, path) }
+}
+
+/// What a directory that exists gets of the one that is copied over it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Overwrite {
-    Yes,
-    No,
+enum Existing {
+    /// Nothing.
+    Kept,
+    /// The permission bits.
+    GetsMode,
+    /// All its metadata.
+    Replaced,
 }
 
 /// Copies all data of `source`: shared blocks where the file system can, else within the kernel, else through memory.

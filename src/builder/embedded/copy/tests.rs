@@ -37,6 +37,7 @@ impl Bench {
     fn step<'a>(source: CopySource<'a>, patterns: &[&str], destination: &str) -> CopyStep<'a> {
         CopyStep {
             parts: vec![CopyPart { source, wanted: Wanted::Patterns(bytes(patterns)), unpack_archives: false }],
+            exclude: Ignore::default(),
             destination: destination.as_bytes().to_vec(),
             owner: None,
             mode: None,
@@ -148,6 +149,62 @@ fn parts_of_several_sources_are_copied_in_order() {
     assert_eq!(listing(&copied), "to/ to/*:4 to/f:19 to/x:1");
     step.parts.push(part(from_stage, Wanted::Paths(bytes(&["?"]))));
     assert!(matches!(bench.run(&bench.snapshots.scratch(), &step), Err(CopyError::Missing { .. })));
+}
+
+#[test]
+fn copies_with_parents_and_without_what_is_excluded_are_those_of_buildkit() {
+    // What a BuildKit of November 2026 made of the same.
+    let bench = Bench::with(&[("x/y/z/f", "8"), ("x/y/g", "9"), ("d/m.txt", "3"), ("d/s/o.txt", "5"), ("d/s/p.c", "6")]);
+    bench.sh("cd context; chmod 700 x; chmod 750 x/y; chmod 755 x/y/z d d/s; chmod 644 x/y/g d/s/*; ln -s x l");
+    let context = bench.context();
+    let modes = |snapshot: &Snapshot| {
+        let paths = snapshot.tree.range(b"").skip(1);
+        let line =
+            |(path, entry): (Vec<u8>, &Entry)| format!("{}:{:o}:{}", String::from_utf8_lossy(&path), entry.mode, entry.uid);
+        paths.map(line).collect::<Vec<_>>().join(" ")
+    };
+    let run = |parent: &Snapshot, sources: &[&str], exclude: &[&str], destination: &str, owned: bool| {
+        let mut step = Bench::step(CopySource::Context(&context), sources, destination);
+        if let Some(sources) = sources.iter().map(|text| text.strip_prefix("parents ")).collect::<Option<Vec<_>>>() {
+            let sources = sources.iter().map(|source| ParentsSource::parse(source).expect("a pattern"));
+            step.parts[0].wanted = Wanted::Parents(sources.collect());
+        }
+        step.exclude = Ignore::from_patterns(exclude.iter().copied()).expect("patterns");
+        (step.owner, step.mode) = if owned { (Some((5, 5)), ModeChange::parse("711").ok()) } else { (None, None) };
+        bench.run(parent, &step)
+    };
+    let scratch = bench.snapshots.scratch();
+    for (sources, exclude, destination, owned, expected) in [
+        (&["parents x/y/g"][..], &[][..], "/o", false, "o:755:0 o/x:700:0 o/x/y:750:0 o/x/y/g:644:0"),
+        (&["parents x/./y/*/f"], &[], "/o/", false, "o:755:0 o/y:750:0 o/y/z:755:0 o/y/z/f:644:0"),
+        (&["parents x/y/g"], &[], "/o", true, "o:711:5 o/x:711:5 o/x/y:711:5 o/x/y/g:711:5"),
+        (&["parents l"], &[], "/o", false, "o:755:0 o/l:777:0"),
+        (&["parents no*"], &[], "/o", false, "o:755:0"),
+        (
+            &["parents d/s", "parents x/./y/g"],
+            &["**/*.txt"],
+            "/o/",
+            false,
+            "o:755:0 o/d:755:0 o/d/s:755:0 o/d/s/p.c:644:0 o/y:750:0 o/y/g:644:0",
+        ),
+        (&["d"], &["s", "!s/p.c"], "/o", false, "o:755:0 o/m.txt:644:0 o/s:755:0 o/s/p.c:644:0"),
+        (&["d/s/*.txt"], &["*.txt"], "/o/", false, "o:755:0 o/o.txt:644:0"),
+        (&["d"], &["*"], "/o", false, "o:755:0"),
+    ] {
+        let copied = run(&scratch, sources, exclude, destination, owned).expect(destination);
+        assert_eq!(modes(&copied), expected, "{sources:?} {exclude:?}");
+    }
+    for missing in ["parents l/y/g", "parents no", "parents .", "parents no/./x"] {
+        assert!(matches!(run(&scratch, &[missing], &[], "/", false), Err(CopyError::Missing { .. })), "{missing}");
+    }
+    // Directories on the way that are there get the mode of the source, and nothing else of it.
+    bench.sh("mkdir there; mkdir -p there/x/y/z; echo 1 > there/x/y/z/f; chown -R 3:3 there/x; chmod -R 777 there/x");
+    let draft = bench.snapshots.draft(&scratch).expect("drafts");
+    bench.sh(&format!("cp -a there/. {}", draft.upper.display()));
+    let base = bench.snapshots.commit(draft).expect("commits");
+    let copied = run(&base, &["parents x/y/g"], &[], "/", true).expect("copies");
+    assert_eq!(modes(&copied), "x:700:3 x/y:750:3 x/y/g:711:5 x/y/z:777:3 x/y/z/f:777:3");
+    assert_mounts_as_its_tree(&bench, &copied);
 }
 
 #[test]

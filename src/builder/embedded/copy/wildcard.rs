@@ -40,7 +40,7 @@ pub fn select(tree: &Tree, pattern: &[u8]) -> Result<Selection, LoopError> {
     Ok(Selection { paths, wildcard: true })
 }
 
-fn has_wildcard(name: &[u8]) -> bool {
+pub(super) fn has_wildcard(name: &[u8]) -> bool {
     let mut bytes = name.iter();
     while let Some(byte) = bytes.next() {
         match byte {

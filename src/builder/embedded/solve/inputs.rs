@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use crate::builder::embedded::Machine;
 use crate::builder::embedded::context::ContextTree;
+use crate::builder::embedded::copy::ParentsSource;
 use crate::builder::embedded::snapshot::Snapshot;
 use crate::builder::embedded::tree::{LayerId, LoopError, Tree};
+
+use crate::dockerfile::Ignore;
 
 use super::key::{Fields, Key};
 use super::op::{CopyFrom, CopyWhat, MountKind, Operation};
 use super::plan::{Plan, Root, Step};
 use super::record::Record;
-use super::select::selected;
+use super::select::{selected, selected_with_parents};
 
 /// What all steps of a build may read.
 pub(super) struct Inputs {
@@ -86,7 +89,10 @@ impl Inputs {
         self.sources(step, fields, &|number, fields, source| {
             let fields = fields.field("input", definition(step.inputs[number]).as_bytes());
             Ok(match source {
-                Source::Copied(patterns) => fields.list("patterns", patterns),
+                Source::Patterns(patterns, exclude) => fields.list("patterns", patterns).list("exclude", exclude.patterns()),
+                Source::Parents(sources, exclude) => {
+                    fields.list("parents", sources.iter().map(ParentsSource::text)).list("exclude", exclude.patterns())
+                }
                 Source::Mounted(path) => fields.field("path", path),
             })
         })
@@ -118,7 +124,8 @@ impl Inputs {
         };
         let fields = match &step.operation {
             Operation::Copy(copy) => copy.parts.iter().try_fold(fields, |fields, part| match &part.what {
-                CopyWhat::Patterns { from, patterns } => add(fields, *from, Source::Copied(patterns)),
+                CopyWhat::Patterns { from, patterns } => add(fields, *from, Source::Patterns(patterns, &copy.exclude)),
+                CopyWhat::Parents { from, sources } => add(fields, *from, Source::Parents(sources, &copy.exclude)),
                 CopyWhat::Inline(_) => Ok(fields),
             })?,
             Operation::MakeDirectory(_) => fields,
@@ -134,15 +141,18 @@ impl Inputs {
 /// What an operation reads of a source.
 #[derive(Clone, Copy)]
 enum Source<'a> {
-    /// What a copy's patterns match.
-    Copied(&'a [String]),
+    /// What a copy's patterns match, less what is left out.
+    Patterns(&'a [String], &'a Ignore),
+    /// What a copy with parents takes, less what is left out.
+    Parents(&'a [ParentsSource], &'a Ignore),
     /// A path and all below it.
     Mounted(&'a str),
 }
 
 fn read(tree: &Tree, fields: Fields, source: Source<'_>) -> Result<Fields, LoopError> {
     match source {
-        Source::Copied(patterns) => Ok(fields.list("files", selected(tree, patterns)?)),
+        Source::Patterns(patterns, exclude) => Ok(fields.list("files", selected(tree, patterns, exclude)?)),
+        Source::Parents(sources, exclude) => Ok(fields.list("files", selected_with_parents(tree, sources, exclude)?)),
         Source::Mounted(path) => {
             let real = tree.resolve(path.as_bytes())?;
             Ok(fields.optional("tree", tree.hash_of(&real).map(|id| *id.0.as_bytes())))

@@ -3,7 +3,9 @@
 //! Left out of the keys on purpose: proxies (they change how bytes are fetched, not which), where a source's files come
 //! from (the inputs' own keys say what they are), names, line numbers, and everything about time but the source date.
 
+use crate::builder::embedded::copy::ParentsSource;
 use crate::builder::embedded::sandbox::{Access, SANDBOX_VERSION, StepNetwork};
+use crate::dockerfile::Ignore;
 use crate::oci::Platform;
 use crate::time::SourceDate;
 
@@ -25,6 +27,8 @@ pub(super) enum Operation {
 pub(super) struct CopyOperation {
     /// What is copied, in order: later parts replace files of earlier ones.
     pub(super) parts: Vec<CopyPart>,
+    /// `--exclude`: what is left out below the sources, in the language of `.dockerignore`.
+    pub(super) exclude: Ignore,
     /// Absolute path; a trailing slash is significant.
     pub(super) destination: String,
     /// `--chown`
@@ -53,6 +57,13 @@ pub(super) enum CopyWhat {
         from: CopyFrom,
         /// As written, after expansion.
         patterns: Vec<String>,
+    },
+    /// What paths or patterns mean, in order, with the directories above it: `--parents`.
+    Parents {
+        /// Where the files come from.
+        from: CopyFrom,
+        /// Each taken apart at its pivot.
+        sources: Vec<ParentsSource>,
     },
     /// Files whose content stands in the Dockerfile: name and content.
     Inline(Vec<(String, Vec<u8>)>),
@@ -174,7 +185,7 @@ impl Operation {
 
 impl CopyOperation {
     fn fields(&self, fields: Fields) -> Fields {
-        let Self { parts, destination, owner, mode, date } = self;
+        let Self { parts, exclude: _, destination, owner, mode, date } = self;
         let fields = fields
             .field("destination", destination)
             .optional("owner", owner.as_ref())
@@ -185,12 +196,23 @@ impl CopyOperation {
     }
 }
 
+impl CopyWhat {
+    /// Returns where the files come from, if not from the Dockerfile.
+    pub(super) fn from(&self) -> Option<CopyFrom> {
+        match self {
+            Self::Patterns { from, .. } | Self::Parents { from, .. } => Some(*from),
+            Self::Inline(_) => None,
+        }
+    }
+}
+
 impl CopyPart {
     /// Which files it takes of a source is an input.
     fn fields(&self, fields: Fields) -> Fields {
         let fields = fields.number("unpack", u64::from(self.unpack));
         match &self.what {
             CopyWhat::Patterns { from: _, patterns: _ } => fields.field("part", "patterns"),
+            CopyWhat::Parents { from: _, sources: _ } => fields.field("part", "parents"),
             CopyWhat::Inline(files) => {
                 fields.list("inline", files.iter().flat_map(|(name, data)| [name.as_bytes(), data.as_slice()]))
             }
@@ -306,6 +328,7 @@ mod tests {
     fn copy() -> CopyOperation {
         CopyOperation {
             parts: vec![CopyPart { what: patterns(CopyFrom::Context), unpack: false }],
+            exclude: Ignore::default(),
             destination: "/d".into(),
             owner: None,
             mode: None,
@@ -398,9 +421,10 @@ mod tests {
     #[test]
     fn every_field_of_a_copy_but_its_source_is_in_its_key() {
         let base = copy();
-        let changes: [fn(&mut CopyOperation); 9] = [
+        let changes: [fn(&mut CopyOperation); 10] = [
             |op| op.parts.push(inline("n", b"d")),
             |op| op.parts.push(inline("nd", b"")),
+            |op| op.parts[0].what = CopyWhat::Parents { from: CopyFrom::Context, sources: Vec::new() },
             |op| op.parts.insert(0, inline("n", b"d")),
             |op| op.parts.push(CopyPart { what: patterns(CopyFrom::Context), unpack: false }),
             |op| op.destination = "/d/".into(),

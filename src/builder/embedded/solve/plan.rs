@@ -7,7 +7,7 @@ use crate::builder::StepName;
 use crate::builder::embedded::base::BaseImage;
 use crate::builder::embedded::image::ImageState;
 
-use super::op::{CopyFrom, CopyWhat, MountKind, Operation};
+use super::op::{CopyFrom, MountKind, Operation};
 
 /// A root file system that a build knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,9 +39,7 @@ impl Step {
     /// Returns whether files of the build context are read.
     pub(super) fn reads_context(&self) -> bool {
         match &self.operation {
-            Operation::Copy(copy) => {
-                copy.parts.iter().any(|part| matches!(part.what, CopyWhat::Patterns { from: CopyFrom::Context, .. }))
-            }
+            Operation::Copy(copy) => copy.parts.iter().any(|part| part.what.from() == Some(CopyFrom::Context)),
             Operation::MakeDirectory(_) => false,
             Operation::Run(run) => {
                 run.mounts.iter().any(|mount| matches!(mount.what, MountKind::Bind { from: CopyFrom::Context, .. }))

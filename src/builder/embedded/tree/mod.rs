@@ -150,6 +150,11 @@ impl Tree {
         self.node(path).map(|node| TreeId(node.hash()))
     }
 
+    /// As [`Tree::hash_of`], but of `path` alone: of a directory without what is in it.
+    pub fn own_hash_of(&self, path: &[u8]) -> Option<TreeId> {
+        self.node(path).map(|node| TreeId(node.own_hash()))
+    }
+
     /// Returns what is at `path`; links are not followed.
     pub fn get(&self, path: &[u8]) -> Option<&Entry> {
         self.node(path).map(|node| &node.entry)

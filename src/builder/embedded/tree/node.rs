@@ -28,11 +28,16 @@ impl Node {
     /// Returns the hash of everything but times, computed once per node: directories that two trees share are hashed
     /// once for both.
     pub(super) fn hash(&self) -> blake3::Hash {
-        *self.hash.get_or_init(|| self.compute())
+        *self.hash.get_or_init(|| self.compute(true))
+    }
+
+    /// Returns the hash of this path alone: of a directory without what is in it.
+    pub(super) fn own_hash(&self) -> blake3::Hash {
+        self.compute(false)
     }
 
     /// Version 1. Numbers are little-endian; every text is preceded by its length.
-    fn compute(&self) -> blake3::Hash {
+    fn compute(&self, with_children: bool) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
         let text = |hasher: &mut blake3::Hasher, bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -52,6 +57,9 @@ impl Node {
             hasher.update(tag).update(&major.to_le_bytes()).update(&minor.to_le_bytes());
         };
         match kind {
+            Kind::Directory if !with_children => {
+                hasher.update(b"o");
+            }
             Kind::Directory => {
                 hasher.update(b"d").update(&(self.children.len() as u64).to_le_bytes());
                 for (name, child) in &self.children {

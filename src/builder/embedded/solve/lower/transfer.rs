@@ -1,19 +1,16 @@
 //! `COPY` and `ADD`.
 
-use crate::builder::embedded::copy::ModeChange;
+use crate::builder::embedded::copy::{ModeChange, ParentsSource};
 use crate::builder::embedded::image::join_directory;
 use crate::builder::embedded::solve::op::{CopyFrom, CopyOperation, CopyPart, CopyWhat, Operation};
 use crate::builder::embedded::solve::plan::Root;
 use crate::dockerfile::instruction::{Add, Copy, Transfer};
-use crate::dockerfile::stages;
+use crate::dockerfile::{Ignore, stages};
 
 use super::{Lowering, Refusal, StageState, not_yet, refuse, refuse_with, told};
 
 impl Lowering<'_> {
     pub(super) fn copy(&self, copy: &Copy, step: &stages::Step, state: &StageState) -> Result<(Operation, Vec<Root>), Refusal> {
-        if copy.parents {
-            return not_yet("`COPY --parents`");
-        }
         for source in &copy.transfer.sources {
             if is_remote(source) {
                 return refuse_with(format!("COPY takes no URL: `{source}`"), "use ADD");
@@ -23,7 +20,13 @@ impl Lowering<'_> {
             Some(input) => (CopyFrom::Input(0), vec![self.root(input)]),
             None => (CopyFrom::Context, Vec::new()),
         };
-        Ok((self.transfer(&copy.transfer, (from, false), state)?, inputs))
+        let what = if copy.parents {
+            let sources = copy.transfer.sources.iter().map(|source| ParentsSource::parse(source)).collect::<Result<_, _>>();
+            CopyWhat::Parents { from, sources: sources.map_err(|error| told(&error))? }
+        } else {
+            CopyWhat::Patterns { from, patterns: copy.transfer.sources.clone() }
+        };
+        Ok((self.transfer(&copy.transfer, CopyPart { what, unpack: false }, state)?, inputs))
     }
 
     pub(super) fn add(&self, add: &Add, state: &StageState) -> Result<(Operation, Vec<Root>), Refusal> {
@@ -41,17 +44,18 @@ impl Lowering<'_> {
         if add.keep_git_dir.is_some() {
             return not_yet("`ADD --keep-git-dir`");
         }
-        let unpack = add.unpack.unwrap_or(true);
-        Ok((self.transfer(&add.transfer, (CopyFrom::Context, unpack), state)?, Vec::new()))
+        let what = CopyWhat::Patterns { from: CopyFrom::Context, patterns: add.transfer.sources.clone() };
+        let part = CopyPart { what, unpack: add.unpack.unwrap_or(true) };
+        Ok((self.transfer(&add.transfer, part, state)?, Vec::new()))
     }
 
-    fn transfer(&self, transfer: &Transfer, (from, unpack): (CopyFrom, bool), state: &StageState) -> Result<Operation, Refusal> {
+    /// Returns the copy of `files`, if the instruction has any sources, and of its heredocs.
+    fn transfer(&self, transfer: &Transfer, files: CopyPart, state: &StageState) -> Result<Operation, Refusal> {
         if transfer.link {
             return not_yet("`--link`");
         }
-        if !transfer.exclude.is_empty() {
-            return not_yet("`--exclude`");
-        }
+        let exclude = Ignore::from_patterns(transfer.exclude.iter().map(String::as_str));
+        let exclude = exclude.map_err(|error| told(&error))?;
         if let Some(mode) = &transfer.chmod {
             ModeChange::parse(mode).map_err(|error| told(&error))?;
         }
@@ -64,13 +68,14 @@ impl Lowering<'_> {
         }
         let mut parts = Vec::new();
         if !transfer.sources.is_empty() {
-            parts.push(CopyPart { what: CopyWhat::Patterns { from, patterns: transfer.sources.clone() }, unpack });
+            parts.push(files);
         }
         if !inline.is_empty() {
             parts.push(CopyPart { what: CopyWhat::Inline(inline), unpack: false });
         }
         Ok(Operation::Copy(CopyOperation {
             parts,
+            exclude,
             destination: destination(state.image.working_directory(), &transfer.destination),
             owner: transfer.chown.clone(),
             mode: transfer.chmod.clone(),

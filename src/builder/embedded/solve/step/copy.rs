@@ -17,7 +17,7 @@ pub(super) fn copy_error(error: copy::CopyError) -> StepError {
 }
 
 pub(super) fn copy_files(job: &Job, operation: &CopyOperation) -> Result<Snapshot, StepError> {
-    let CopyOperation { parts, destination, owner: text, mode, date } = operation;
+    let CopyOperation { parts, exclude, destination, owner: text, mode, date } = operation;
     let snapshots = &job.machine.snapshots;
     let owner = text.as_ref().map(|text| owner(job, text)).transpose()?;
     let mode = mode.as_ref().map(|text| ModeChange::parse(text)).transpose();
@@ -26,6 +26,7 @@ pub(super) fn copy_files(job: &Job, operation: &CopyOperation) -> Result<Snapsho
     let parts = parts.iter().zip(&inline).map(|(part, inline)| {
         let (source, wanted) = match &part.what {
             CopyWhat::Patterns { from, patterns } => (source(job, *from), Wanted::Patterns(bytes(patterns))),
+            CopyWhat::Parents { from, sources } => (source(job, *from), Wanted::Parents(sources.clone())),
             CopyWhat::Inline(files) => {
                 let snapshot = inline.as_ref().expect("the files of the Dockerfile were just written");
                 (CopySource::Snapshot(snapshots, snapshot), Wanted::Paths(bytes(files.iter().map(|(name, _)| name))))
@@ -33,7 +34,14 @@ pub(super) fn copy_files(job: &Job, operation: &CopyOperation) -> Result<Snapsho
         };
         copy::CopyPart { source, wanted, unpack_archives: part.unpack }
     });
-    let step = CopyStep { parts: parts.collect(), destination: destination.as_bytes().to_vec(), owner, mode, source_date: *date };
+    let step = CopyStep {
+        parts: parts.collect(),
+        exclude: exclude.clone(),
+        destination: destination.as_bytes().to_vec(),
+        owner,
+        mode,
+        source_date: *date,
+    };
     let mut draft = snapshots.draft(&job.parent)?;
     for pattern in copy::copy(&mut draft, &step).map_err(copy_error)?.unmatched {
         warn(job, format!("`{}` matches nothing, so nothing is copied for it", String::from_utf8_lossy(&pattern)));

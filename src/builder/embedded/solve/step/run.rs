@@ -9,6 +9,7 @@ use crate::builder::embedded::snapshot::Snapshot;
 use crate::builder::embedded::solve::op::{CopyFrom, HOSTNAME, MountKind, RunOperation, SHM_SIZE};
 use crate::builder::{BuildError, BuildEvent, Support};
 use crate::content::ErrorClass;
+use crate::dockerfile::Ignore;
 use crate::sys::process::Tail;
 use crate::time::SourceDate;
 
@@ -126,6 +127,7 @@ fn context_snapshot(job: &Job, source: &str) -> Result<(Snapshot, String), StepE
             wanted: Wanted::Paths(vec![source.as_bytes().to_vec()]),
             unpack_archives: false,
         }],
+        exclude: Ignore::default(),
         destination: b"/mount".to_vec(),
         owner: None,
         mode: None,
