@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Color, Global, Progress};
 use super::argv::CalledAs;
+use crate::builder::embedded::snapshot::Overlay;
 use crate::report::{Look, Style};
 use crate::time::SourceDate;
 
@@ -65,6 +66,8 @@ pub struct Settings {
     pub source_date: SourceDate,
     /// Builders named by the environment.
     pub builders: Option<String>,
+    /// Whether the embedded builder mounts overlays.
+    pub overlay: Overlay,
 }
 
 /// Why settings cannot be used.
@@ -186,6 +189,10 @@ impl Settings {
             user: env.first(&["USER", "LOGNAME"]),
             source_date: source_date(env)?,
             builders: env.first(&["PKGBUILD_BUILDERS", "LINUXKIT_BUILDERS"]),
+            overlay: match env.truth("PKGBUILD_OVERLAY")? {
+                Some(false) => Overlay::Never,
+                Some(true) | None => Overlay::WhereItWorks,
+            },
             directory,
         })
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use pkgbuild::builder::embedded::EmbeddedBuilder;
 use pkgbuild::builder::embedded::sandbox::Sandbox;
+use pkgbuild::builder::embedded::snapshot::Overlay;
 use pkgbuild::builder::{
     Base, BaseKey, BuildError, BuildEvent, BuildRequest, Builder, BuiltImage, CacheUse, Context, ContextRoot, DockerfileSource,
     Network,
@@ -119,6 +120,14 @@ impl Test {
             cancel: CancellationToken::new(),
         };
         Self { directory, store, builder, request }
+    }
+
+    /// Returns a builder over the cache in `cache`, which may mount overlays or not.
+    pub fn builder_of(cache: &Path, overlay: Overlay) -> (Store, Arc<EmbeddedBuilder>) {
+        let store = Store::open(cache).expect("opens");
+        let sandbox = Sandbox::of_program(Path::new(env!("CARGO_BIN_EXE_pkgbuild"))).with_overlay(overlay);
+        let builder = Arc::new(EmbeddedBuilder::open(store.clone(), sandbox, 2).expect("opens"));
+        (store, builder)
     }
 
     /// Returns a test whose Dockerfiles can start `FROM busybox`, an image of Debian's static busybox that lies in a

@@ -4,3 +4,4 @@ mod build;
 mod cache;
 mod fixture;
 mod run;
+mod whole;

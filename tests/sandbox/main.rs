@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pkgbuild::builder::embedded::sandbox::{
-    Access, Exit, Mount, MountSource, ResolvedUser, RootFs, RunStep, Sandbox, SandboxError, StepNetwork,
+    Access, Exit, Mount, MountSource, ResolvedUser, RootForm, RootFs, RunStep, Sandbox, SandboxError, StepNetwork,
 };
 use pkgbuild::oci::Platform;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,7 @@ impl Test {
             std::fs::create_dir_all(draft.join(path)).expect("creates");
         }
         let step = RunStep {
-            root: RootFs { lowers: vec![base], upper: draft.join("upper"), work: draft.join("work") },
+            root: RootFs { form: RootForm::Overlay, lowers: vec![base], upper: draft.join("upper"), work: draft.join("work") },
             argv: Vec::new(),
             env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             cwd: "/".into(),

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -19,6 +18,7 @@ use crate::sys::fs::named;
 
 use super::form::{DEVICE, Form, OURS, OWNER, Owners, parse_device, parse_owner};
 use super::parallel;
+use super::snapshot::draft::{Draft, Whiteouts};
 use super::snapshot::upper::{make_whiteout, open_beneath, set_time, shown};
 use super::tree::{Change, ChangeList, Entry, Kind, Tree, join, split, walk_order};
 
@@ -66,34 +66,31 @@ pub(super) enum Root {
     Recorded,
 }
 
-/// Returns what the upper directory, whose files stand on disk as the form says, changes in `parent`, and brings it into
-/// canonical form.
+/// Returns what a draft, whose files stand on disk as its form says, changes in its parent, and brings its upper directory
+/// into canonical form.
 ///
 /// # Errors
 /// As [`DifferError`]; the directory may then be half in order and is good only for deletion.
-pub(super) fn changes(
-    upper: &Path,
-    (form, owners): (&Form, &Owners),
-    parent: &Tree,
-    root: Root,
-) -> Result<ChangeList, DifferError> {
+pub(super) fn changes(draft: &Draft, root: Root) -> Result<ChangeList, DifferError> {
+    let (upper, parent) = (&draft.upper, &*draft.parent().tree);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(CWD, upper, flags, Mode::empty()).map_err(|e| named(e.into(), "open", upper))?;
     let mut walk = Walk {
         root: directory,
         parent,
-        form,
-        owners,
+        draft,
+        form: &draft.form,
+        owners: &draft.owners,
         groups: HashMap::new(),
         found: Vec::new(),
-        hidden: Vec::new(),
+        hidden: draft.hidden.iter().cloned().collect(),
         touched: BTreeSet::new(),
     };
     if let Some(root) = parent.get(b"") {
         walk.hands_down(&[], root);
     }
     // A list of what is still to do instead of recursion: a step may have made two thousand directories in each other.
-    let mut todo = vec![(Vec::new(), false)];
+    let mut todo = vec![(Vec::new(), draft.opaque.contains(&b""[..]))];
     while let Some((path, fresh)) = todo.pop() {
         walk.directory(&path, fresh, &mut todo)?;
     }
@@ -115,6 +112,7 @@ struct Found {
 struct Walk<'a> {
     root: OwnedFd,
     parent: &'a Tree,
+    draft: &'a Draft,
     form: &'a Form,
     owners: &'a Owners,
     /// Directories that hand their group down to what is made in them.
@@ -153,8 +151,10 @@ impl Walk<'_> {
     }
 
     fn hide(&mut self, path: Vec<u8>, directory: &OwnedFd, name: &OsStr) -> Result<(), DifferError> {
-        make_whiteout(directory.as_fd(), name).map_err(|e| named(e, "hide", &shown(&path)))?;
-        self.touched.insert(split(&path).0.to_vec());
+        if self.draft.whiteouts == Whiteouts::OnDisk {
+            make_whiteout(directory.as_fd(), name).map_err(|e| named(e, "hide", &shown(&path)))?;
+            self.touched.insert(split(&path).0.to_vec());
+        }
         self.hidden.push(path);
         Ok(())
     }
@@ -185,7 +185,7 @@ impl Walk<'_> {
                 if attributes.opaque {
                     rustix::fs::fremovexattr(&inner, self.form.opaque()).map_err(fail("unmark"))?;
                 }
-                opaque = Some(attributes.opaque);
+                opaque = Some(attributes.opaque || self.draft.opaque.contains(&path));
                 Kind::Directory
             }
             FileType::RegularFile => {
@@ -443,6 +443,14 @@ fn read_xattrs(file: BorrowedFd<'_>, form: &Form, path: &[u8]) -> Result<Attribu
     Ok(attributes)
 }
 
+/// Returns what a directory of a draft is, whose owner may not stand on disk.
+pub(super) fn directory_entry(directory: BorrowedFd<'_>, form: &Form, path: &[u8]) -> Result<Entry, DifferError> {
+    let stat = rustix::fs::fstat(directory).map_err(|e| named(e.into(), "read", &shown(path)))?;
+    let attributes = read_xattrs(directory, form, path)?;
+    let owner = attributes.owner.unwrap_or((stat.st_uid, stat.st_gid));
+    Ok(entry(&stat, Kind::Directory, owner, attributes.kept))
+}
+
 /// Returns the attributes that images keep of a file or directory anywhere.
 pub(super) fn kept_xattrs(file: BorrowedFd<'_>) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let names = list_xattrs(file)?;
@@ -455,7 +463,8 @@ pub(super) fn kept_xattrs(file: BorrowedFd<'_>) -> io::Result<BTreeMap<Vec<u8>, 
 
 /// Returns whether images keep the attribute. `security.selinux`, `security.ima` and `trusted.*` belong to the machine.
 pub(super) fn is_kept(name: &[u8]) -> bool {
-    name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && !name.starts_with(OURS))
+    name == b"security.capability"
+        || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && !name.starts_with(OURS))
 }
 
 /// Returns the value that images hold: a file capability of revision 3 for the root user 0 is one of revision 2.

@@ -65,6 +65,8 @@ struct Machine {
     slots: Arc<Semaphore>,
     /// Bounds how many layers are packed at once.
     packers: Arc<Semaphore>,
+    /// Whether it was said that roots are copied.
+    told_of_copies: AtomicBool,
     /// Whether layers were written that may not be on disk yet.
     wrote: AtomicBool,
 }
@@ -99,7 +101,7 @@ impl EmbeddedBuilder {
     /// # Errors
     /// When the cache cannot be written to.
     pub fn open(store: Store, sandbox: Sandbox, jobs: usize) -> Result<Self, OpenError> {
-        let snapshots = Arc::new(Snapshots::open(store.directory())?);
+        let snapshots = Arc::new(Snapshots::open_as(store.directory(), sandbox.overlay())?);
         let home = snapshots.home();
         let mounts = home.join("mounts");
         fs_err::create_dir_all(&mounts)?;
@@ -114,6 +116,7 @@ impl EmbeddedBuilder {
                 mounts,
                 slots: Arc::new(Semaphore::new(jobs.max(1))),
                 packers: Arc::new(Semaphore::new(processors)),
+                told_of_copies: AtomicBool::new(false),
                 wrote: AtomicBool::new(false),
             }),
         })

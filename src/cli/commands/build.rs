@@ -90,7 +90,7 @@ async fn carry_out(
         Ok(_) => None,
         Err(obstacle) => Some(obstacle),
     };
-    let sandbox = Sandbox::of_this_program().hindered_by(obstacle);
+    let sandbox = Sandbox::of_this_program().hindered_by(obstacle).with_overlay(context.settings.overlay);
     let builder = EmbeddedBuilder::open(store.clone(), sandbox, prepared.at_once)?;
     let engine = Engine { store, registry: prepared.registry, builder: Arc::new(builder) };
     let mut outside = Outside { clock: &clock, started, sink: &*prepared.sink, interrupts };

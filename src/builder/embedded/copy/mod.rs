@@ -25,6 +25,7 @@ use super::untar::UntarError;
 
 pub use filter::{Chosen, Filter, ParentsSource};
 pub use mode::{Clause, ModeChange, ModeError};
+pub(super) use place::copy_bytes;
 pub use wildcard::{Selection, select};
 
 /// Where a copy takes its files from.

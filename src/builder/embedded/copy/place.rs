@@ -306,7 +306,7 @@ enum Existing {
 }
 
 /// Copies all data of `source`: shared blocks where the file system can, else within the kernel, else through memory.
-fn copy_bytes(source: &File, target: &File, reflink: &AtomicBool) -> io::Result<()> {
+pub(in crate::builder::embedded) fn copy_bytes(source: &File, target: &File, reflink: &AtomicBool) -> io::Result<()> {
     if reflink.load(Ordering::Relaxed) {
         match rustix::fs::ioctl_ficlone(target, source) {
             Ok(()) => return Ok(()),

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, SealFlags};
 use tokio_util::sync::CancellationToken;
 
+use super::super::snapshot::Overlay;
 use super::spec::Report;
 use super::{Exit, INIT_NAME, Obstacle, RunStep, SandboxError, mode};
 
@@ -22,6 +23,7 @@ pub struct Sandbox {
     program: PathBuf,
     sealed: OnceLock<Result<OwnedFd, i32>>,
     obstacle: Option<Obstacle>,
+    overlay: Overlay,
 }
 
 /// How long a poll may wait before cancellation is looked at again.
@@ -35,7 +37,7 @@ impl Sandbox {
 
     /// Returns a sandbox whose supervisor is `program`, for programs (such as tests) that are not the supervisor themselves.
     pub fn of_program(program: &Path) -> Self {
-        Self { program: program.to_owned(), sealed: OnceLock::new(), obstacle: None }
+        Self { program: program.to_owned(), sealed: OnceLock::new(), obstacle: None, overlay: Overlay::default() }
     }
 
     /// Returns the sandbox with the reason why this process has no mode, for messages.
@@ -47,6 +49,17 @@ impl Sandbox {
     /// Returns why this process has no mode, if that is known.
     pub fn obstacle(&self) -> Option<&Obstacle> {
         self.obstacle.as_ref()
+    }
+
+    /// Says whether roots of steps may be overlays.
+    #[must_use]
+    pub fn with_overlay(self, overlay: Overlay) -> Self {
+        Self { overlay, ..self }
+    }
+
+    /// Returns whether roots of steps may be overlays.
+    pub fn overlay(&self) -> Overlay {
+        self.overlay
     }
 
     /// Returns the program as a sealed file in memory: a step that got hold of its supervisor's program file could not

@@ -23,6 +23,7 @@ mod outbound;
 mod root;
 mod seccomp;
 mod spec;
+pub(super) mod trial;
 
 use std::io;
 use std::path::PathBuf;
@@ -37,7 +38,7 @@ pub use emulation::{Emulators, Handler};
 pub use init::init_if_asked;
 pub use launch::Sandbox;
 pub use mode::{Found, Mode, Obstacle, WhySingle, enter, of_process as current_mode, probe};
-pub use spec::{Access, Exit, Mount, MountSource, ResolvedUser, RootFs, RunStep, StepNetwork};
+pub use spec::{Access, Exit, Mount, MountSource, ResolvedUser, RootForm, RootFs, RunStep, StepNetwork};
 
 /// Changes whenever a step can observe something new in its surroundings; part of every step's cache key.
 pub const SANDBOX_VERSION: u32 = 1;

@@ -25,19 +25,23 @@ pub(super) fn filesystem(kind: &CStr, options: &[(&str, &str)], attributes: Moun
     Ok(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
+/// Options of every overlay. Features that would make the upper directory depend on this kernel's defaults are pinned
+/// off, and nothing is flushed: the result is read back by this process, and an interrupted step is thrown away.
+pub(super) const OVERLAY: &str = "redirect_dir=nofollow,metacopy=off,index=off,xino=off,volatile";
+
+/// Returns the option that says where overlays keep their notes: only root of the machine may write `trusted.*`.
+pub(super) fn notes() -> Option<&'static str> {
+    (mode::of_process() != Some(Mode::Root)).then_some("userxattr")
+}
+
 /// Mounts an overlay of `lowers` (highest first) and `upper` on `target`.
-///
-/// Features that would make the upper directory depend on this kernel's defaults are pinned off, and nothing is flushed:
-/// the result is read back by this process, and an interrupted step is thrown away.
 pub(super) fn overlay(lowers: &[OwnedFd], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
     let (upper, work) = (open_path(upper)?, open_path(work)?);
     // `/proc/self/fd/N` needs no escaping and stays short: the options of a mount must fit in one page.
     let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let lowers: Vec<String> = lowers.iter().map(path).collect();
     let base = format!("lowerdir={},upperdir={},workdir={}", lowers.join(":"), path(&upper), path(&work));
-    // Only root of the machine may write `trusted.*`.
-    let notes = if mode::of_process() == Some(Mode::Root) { "" } else { ",userxattr" };
-    let pinned = format!("{base},redirect_dir=nofollow,metacopy=off,index=off,xino=off,volatile{notes}");
+    let pinned = format!("{base},{OVERLAY}{}", notes().map_or_else(String::new, |notes| format!(",{notes}")));
     // Device nodes in an image must not open this machine's devices; setuid programs must work.
     rustix::mount::mount("overlay", target, c"overlay", MountFlags::NODEV, std::ffi::CString::new(pinned)?.as_c_str())?;
     Ok(())
@@ -67,7 +71,13 @@ struct MountAttributes {
 
 /// Adds `attributes` to a mount and all below it.
 pub(super) fn restrict(mount: BorrowedFd<'_>, attributes: MountAttrFlags) -> io::Result<()> {
-    let change = MountAttributes { set: u64::from(attributes.bits()), clear: 0, propagation: 0, user_namespace: 0 };
+    change(mount, attributes, MountAttrFlags::empty())
+}
+
+/// Adds the attributes `set` to a mount and all below it, and takes away `clear`.
+pub(super) fn change(mount: BorrowedFd<'_>, set: MountAttrFlags, clear: MountAttrFlags) -> io::Result<()> {
+    let change =
+        MountAttributes { set: u64::from(set.bits()), clear: u64::from(clear.bits()), propagation: 0, user_namespace: 0 };
     let flags = (AtFlags::EMPTY_PATH.bits() | libc::AT_RECURSIVE as u32) as libc::c_uint;
     // SAFETY: the structure has the kernel's layout (`struct mount_attr`, version 0) and its size is given.
     let result = unsafe {

@@ -5,14 +5,26 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
 use crate::sys::fs::RootedPath;
 
 use super::init::{Failure, trying};
-use super::mounts::{INERT, attach, clone_tree, filesystem, open_path, overlay, restrict};
-use super::{Access, MountSource, RunStep, StepNetwork, beside_upper, mode};
+use super::mounts::{INERT, attach, change, clone_tree, filesystem, open_path, overlay, restrict};
+use super::{Access, MountSource, RootForm, RunStep, StepNetwork, beside_upper, mode};
+
+fn modified(directory: &OwnedFd) -> io::Result<Timespec> {
+    let stat = rustix::fs::fstat(directory)?;
+    Ok(Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ })
+}
+
+/// Sets the time of a directory that may be open as a path only.
+fn set_modified(directory: &OwnedFd, time: Timespec) -> io::Result<()> {
+    let kept = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let times = Timestamps { last_access: kept, last_modification: time };
+    Ok(rustix::fs::utimensat(directory, ".", &times, AtFlags::empty())?)
+}
 
 /// What the supervisor has mounted, by paths that the first process inherits.
 pub(super) struct Prepared {
@@ -41,6 +53,8 @@ struct MadeTarget {
     name: PathBuf,
     inode: u64,
     directory: bool,
+    /// Times of modification of `parent` just before and just after it was made.
+    parent_times: [Timespec; 2],
 }
 
 /// Mounts the step's overlay and those of its mounts, in the supervisor's private mount namespace.
@@ -68,9 +82,14 @@ pub(super) fn prepare(step: &RunStep) -> Result<Prepared, Failure> {
     }
     // Parents before children, whatever order they were written in.
     prepared.mounts.sort_by(|a, b| a.target.cmp(&b.target));
-    let stubs = beside("stubs");
-    make_stubs(&stubs, &prepared).map_err(trying("make mount targets"))?;
-    mount_layers(&step.root.lowers, Some(&stubs), (&step.root.upper, &step.root.work), &prepared.root)?;
+    match step.root.form {
+        RootForm::Overlay => {
+            let stubs = beside("stubs");
+            make_stubs(&stubs, &prepared).map_err(trying("make mount targets"))?;
+            mount_layers(&step.root.lowers, Some(&stubs), (&step.root.upper, &step.root.work), &prepared.root)?;
+        }
+        RootForm::Whole => mount_whole(&step.root.upper, &prepared.root).map_err(trying("mount the root"))?,
+    }
     Ok(prepared)
 }
 
@@ -103,6 +122,19 @@ fn mount_layers(lowers: &[PathBuf], lowest: Option<&Path>, upper: (&Path, &Path)
     let lowers = lowers.iter().map(PathBuf::as_path).chain(lowest).map(open_path).collect::<io::Result<Vec<_>>>();
     let lowers = lowers.map_err(trying("open the layers of the root"))?;
     overlay(&lowers, upper.0, upper.1, target).map_err(trying("mount the layers of the root as an overlay"))
+}
+
+/// Mounts the directory `whole` on `target`, which is made, as an overlay would be: device nodes do not count, programs do,
+/// whatever holds for the file system that the directory lies in.
+fn mount_whole(whole: &Path, target: &Path) -> io::Result<()> {
+    fs_err::create_dir_all(target)?;
+    let mount = clone_tree(open_path(whole)?.as_fd())?;
+    let wanted = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    if change(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_NODEV, wanted).is_err() {
+        // Who made the mount may have locked what it forbids; programs of the step may then be refused.
+        restrict(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_NODEV)?;
+    }
+    attach(mount.as_fd(), open_path(target)?.as_fd())
 }
 
 /// Fills the lowest layer with targets for all mounts: what an image lacks is then there to mount on, without a trace in
@@ -336,6 +368,7 @@ impl Prepared {
                 libc::ELOOP,
             )));
         }
+        let before = modified(&parent).map_err(trying(failed()))?;
         if directory {
             rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).map_err(trying(failed()))?;
         } else {
@@ -345,7 +378,8 @@ impl Prepared {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = rustix::fs::openat(&parent, name, flags, Mode::empty()).map_err(trying(failed()))?;
         let inode = rustix::fs::fstat(&made).map_err(trying(failed()))?.st_ino;
-        self.made.borrow_mut().push(MadeTarget { parent, name: PathBuf::from(name), inode, directory });
+        let parent_times = [before, modified(&parent).map_err(trying(failed()))?];
+        self.made.borrow_mut().push(MadeTarget { parent, name: PathBuf::from(name), inode, directory, parent_times });
         Ok(made)
     }
 
@@ -359,7 +393,14 @@ impl Prepared {
                 .is_ok_and(|stat| stat.st_ino == made.inode && (made.directory || stat.st_size == 0));
             if same {
                 let flags = if made.directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-                let _ = rustix::fs::unlinkat(&made.parent, &made.name, flags);
+                let time = modified(&made.parent);
+                if rustix::fs::unlinkat(&made.parent, &made.name, flags).is_ok()
+                    && let Ok(time) = time
+                {
+                    // Nor is the time of the directory that it was in, unless the step changed that, too.
+                    let [before, after] = made.parent_times;
+                    let _ = set_modified(&made.parent, if time == after { before } else { time });
+                }
             }
         }
     }

@@ -31,16 +31,27 @@ pub struct RunStep {
     pub platform: Platform,
 }
 
-/// The layers of a root file system, for an overlay mount. The directory that holds `upper` must be private to this step:
-/// the sandbox makes further directories in it.
+/// The directories that a root file system is made of. The directory that holds `upper` must be private to this step: the
+/// sandbox makes further directories in it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RootFs {
+    /// How the root comes of them.
+    pub form: RootForm,
     /// Read-only layers in overlay form, highest first; may be empty.
     pub lowers: Vec<PathBuf>,
-    /// Receives what the step changes, in overlay form.
+    /// Receives what the step changes, in overlay form; or is the whole root.
     pub upper: PathBuf,
     /// Overlay's own directory, empty, on the file system of `upper`.
     pub work: PathBuf,
+}
+
+/// How a root comes of its directories.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RootForm {
+    /// `lowers` and `upper` are mounted over each other.
+    Overlay,
+    /// `upper` is the root, with everything in it; `lowers` is empty and `work` is not used.
+    Whole,
 }
 
 /// User and group ids of a process.

@@ -1,6 +1,6 @@
 //! A layer in the making.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,20 +28,47 @@ pub struct Draft {
     pub(in crate::builder::embedded) form: Form,
     /// Owners of what cannot say it itself.
     pub(in crate::builder::embedded) owners: Owners,
+    /// How whiteouts are kept.
+    pub(in crate::builder::embedded) whiteouts: Whiteouts,
+    /// Paths of the layers below that are gone, besides those that have a whiteout in `upper`.
+    pub(in crate::builder::embedded) hidden: BTreeSet<Vec<u8>>,
+    /// Directories in `upper` that hide what is below them, besides those that overlayfs marked.
+    pub(in crate::builder::embedded) opaque: BTreeSet<Vec<u8>>,
     _lease: Arc<Lease>,
+}
+
+/// How it is kept that a path of the layers below is gone. Change lists tell it in either case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::builder::embedded) enum Whiteouts {
+    /// As overlayfs wants it: a character device 0:0 in the upper directory.
+    OnDisk,
+    /// In the change list only: the file system refuses such devices, as another overlay does.
+    Noted,
 }
 
 impl Draft {
     pub(super) fn create(
         directory: PathBuf,
-        lowers: Vec<PathBuf>,
-        parent: Snapshot,
-        (form, lease): (Form, Arc<Lease>),
+        (lowers, parent): (Vec<PathBuf>, Snapshot),
+        (form, whiteouts): (Form, Whiteouts),
+        lease: Arc<Lease>,
     ) -> io::Result<Self> {
         let (upper, work) = (directory.join("fs"), directory.join("work"));
         fs_err::create_dir(&directory)?;
-        let (borrowed, owners) = (HashSet::new(), Owners::default());
-        let draft = Self { upper, work, lowers, directory, parent, borrowed, form, owners, _lease: lease };
+        let draft = Self {
+            upper,
+            work,
+            lowers,
+            directory,
+            parent,
+            borrowed: HashSet::new(),
+            form,
+            owners: Owners::default(),
+            whiteouts,
+            hidden: BTreeSet::new(),
+            opaque: BTreeSet::new(),
+            _lease: lease,
+        };
         fs_err::create_dir(&draft.upper)?;
         fs_err::create_dir(&draft.work)?;
         // The root of an overlay looks like its upper directory.

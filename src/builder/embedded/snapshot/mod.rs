@@ -8,6 +8,7 @@
 //!                     unpacked/<key>                LayerId of a base image's layer, by diff id and what is below it
 //!                     packs/<key>                   descriptor and diff id of a packed layer (pack)
 //!                     unsynced/<LayerId>            boot id: the layer is not yet known to be on disk
+//!                     layers-bare/                  as layers, on file systems that refuse whiteouts
 //! ```
 //! The overlay form is canonical: it is a function of the change list alone. Nothing in it is left from copying up
 //! without changing; a whiteout is a character device 0:0 for a name that was there; there are no opaque directories,
@@ -15,10 +16,15 @@
 //!
 //! This is the form of root; how owners, devices and overlay's notes stand on disk for everybody else, and in which
 //! directories, `form` says.
+//!
+//! Where no overlay can be mounted, steps get a copy of the whole root ([`Whole`]), and what they changed is brought into
+//! the same form afterwards. On file systems that refuse whiteouts, layers lack them; nothing could mount those anyway, and
+//! they lie apart.
 
-mod draft;
+pub(super) mod draft;
 mod lease;
 pub(super) mod upper;
+mod whole;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -34,10 +40,13 @@ use crate::sys::fs::AtomicFile;
 
 use super::differ::{self, DifferError};
 use super::form::{Form, FormError};
+use super::sandbox::trial;
 use super::tree::{ChangeList, ChangesError, Kind, LayerId, LoopError, Tree};
 use super::untar::{self, UntarError};
 pub use draft::Draft;
+use draft::Whiteouts;
 use lease::{Lease, ignore_absence};
+pub use whole::Whole;
 
 /// Why a snapshot could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +112,19 @@ pub struct Snapshot {
     pub tree: Arc<Tree>,
 }
 
+/// Whether overlays are mounted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Overlay {
+    /// Where the kernel and the cache's file system can.
+    #[default]
+    WhereItWorks,
+    /// Not at all.
+    Never,
+}
+
+/// Directory of layers without whiteouts.
+const BARE: &str = "layers-bare";
+
 /// How many merged trees are remembered; they share what they have in common.
 const REMEMBERED: usize = 512;
 
@@ -112,6 +134,8 @@ pub struct Snapshots {
     form: Form,
     boot: String,
     lease: Arc<Lease>,
+    whiteouts: Whiteouts,
+    no_overlay: Option<String>,
     trees: Mutex<HashMap<Box<[LayerId]>, Arc<Tree>>>,
 }
 
@@ -122,6 +146,14 @@ impl Snapshots {
     /// # Errors
     /// When the directories cannot be made or swept.
     pub fn open(cache: &Path) -> Result<Self, SnapshotError> {
+        Self::open_as(cache, Overlay::WhereItWorks)
+    }
+
+    /// As [`Snapshots::open`], saying whether overlays may be mounted.
+    ///
+    /// # Errors
+    /// As [`Snapshots::open`].
+    pub fn open_as(cache: &Path, overlay: Overlay) -> Result<Self, SnapshotError> {
         let form = Form::of_process()?;
         let home = form.home(cache);
         fs_err::create_dir_all(&home)?;
@@ -137,9 +169,39 @@ impl Snapshots {
         let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let lease = Lease::take(&home.join("leases"), &boot)?;
         lease.sweep(&home.join("leases"), &home.join("drafts"))?;
-        let snapshots = Self { home, form, boot, lease: Arc::new(lease), trees: Mutex::default() };
+        let mut snapshots = Self {
+            home,
+            form,
+            boot,
+            lease: Arc::new(lease),
+            whiteouts: Whiteouts::OnDisk,
+            no_overlay: None,
+            trees: Mutex::default(),
+        };
+        snapshots.probe(overlay)?;
         snapshots.distrust_unsynced()?;
         Ok(snapshots)
+    }
+
+    /// Finds out what the cache's file system can do.
+    fn probe(&mut self, overlay: Overlay) -> Result<(), SnapshotError> {
+        let place = self.home.join("drafts").join(self.lease.draft_name());
+        fs_err::create_dir(&place)?;
+        if trial::whiteout(&place).is_err() {
+            self.whiteouts = Whiteouts::Noted;
+            fs_err::create_dir_all(self.home.join(BARE))?;
+            fs_err::set_permissions(self.home.join(BARE), std::fs::Permissions::from_mode(0o700))?;
+        }
+        self.no_overlay = match overlay {
+            Overlay::Never => Some("it is turned off".to_owned()),
+            Overlay::WhereItWorks => trial::overlay(&place).err().map(|error| error.to_string()),
+        };
+        Ok(ignore_absence(fs_err::remove_dir_all(&place))?)
+    }
+
+    /// Returns why no overlay can be mounted here; `None` when it can. Steps then need a [`Whole`] root.
+    pub fn no_overlay(&self) -> Option<&str> {
+        self.no_overlay.as_deref()
     }
 
     /// Returns the snapshot of nothing: no layers, an empty root.
@@ -278,7 +340,8 @@ impl Snapshots {
     /// When its directories cannot be made.
     pub fn draft(&self, parent: &Snapshot) -> Result<Draft, SnapshotError> {
         let directory = self.home.join("drafts").join(self.lease.draft_name());
-        Ok(Draft::create(directory, self.lowers(parent), parent.clone(), (self.form.clone(), self.lease.clone()))?)
+        let form = (self.form.clone(), self.whiteouts);
+        Ok(Draft::create(directory, (self.lowers(parent), parent.clone()), form, self.lease.clone())?)
     }
 
     /// Finishes a layer: finds out what changed and publishes it. Adds exactly one layer, which may be empty.
@@ -293,7 +356,7 @@ impl Snapshots {
     }
 
     fn publish(&self, draft: Draft, root: differ::Root) -> Result<Snapshot, SnapshotError> {
-        let changes = differ::changes(&draft.upper, (&draft.form, &draft.owners), &draft.parent().tree, root)?;
+        let changes = differ::changes(&draft, root)?;
         let encoded = changes.encode();
         let layer = ChangeList::id_of(&encoded);
         let position = draft.parent().layers.len();
@@ -366,7 +429,11 @@ impl Snapshots {
     }
 
     fn directory(&self, layer: &LayerId) -> PathBuf {
-        self.home.join("layers").join(layer.to_string())
+        let layers = match self.whiteouts {
+            Whiteouts::OnDisk => "layers",
+            Whiteouts::Noted => BARE,
+        };
+        self.home.join(layers).join(layer.to_string())
     }
 
     /// Returns the directory in which everything lies, which is that of this process' form.

@@ -21,6 +21,7 @@ use crate::sys::fs::named;
 use super::super::form::{DEVICE, device_value};
 use super::super::tree::{Entry, Kind, Tree, components, join, split};
 use super::Draft;
+use super::draft::Whiteouts;
 
 /// A draft that is being written.
 pub(in crate::builder::embedded) struct Upper<'a> {
@@ -139,6 +140,18 @@ impl<'a> Upper<'a> {
         entry: &Entry,
         fill: impl FnOnce(&File) -> io::Result<()>,
     ) -> io::Result<()> {
+        let time = Timespec { tv_sec: entry.mtime, tv_nsec: 0 };
+        self.write_file_of(path, entry, time, fill)
+    }
+
+    /// As [`Upper::write_file`] with a time of modification that is more exact than the entry's.
+    pub(in crate::builder::embedded) fn write_file_of(
+        &self,
+        path: &[u8],
+        entry: &Entry,
+        modified: Timespec,
+        fill: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
         let (parent, name) = self.parent_of(path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(
@@ -148,7 +161,7 @@ impl<'a> Upper<'a> {
         fill(&file)?;
         let form = &self.draft.form;
         form.set_metadata(file.as_fd(), entry)
-            .and_then(|()| set_time(file.as_fd(), entry.mtime))
+            .and_then(|()| Ok(rustix::fs::futimens(&file, &times_of(modified))?))
             .map_err(|e| named(e, "set metadata of", &shown(path)))
     }
 
@@ -256,10 +269,20 @@ impl<'a> Upper<'a> {
         Ok(())
     }
 
+    /// Moves `name` in the directory `from`, which may be a whole directory, to `path`, whose place is free.
+    pub(in crate::builder::embedded) fn adopt(&mut self, path: &[u8], from: &OwnedFd) -> io::Result<()> {
+        let (parent, name) = self.parent_of(path)?;
+        rustix::fs::renameat(from, name, &*parent, name).map_err(|e| named(e.into(), "move", &shown(path)))
+    }
+
     /// Hides `path` of the layers below, if nothing is there in the upper directory.
     pub(in crate::builder::embedded) fn whiteout(&mut self, path: &[u8]) -> io::Result<()> {
-        let (parent, name) = self.parent_of(path)?;
-        make_whiteout(parent.as_fd(), name).map_err(|e| named(e, "hide", &shown(path)))?;
+        if self.draft.whiteouts == Whiteouts::Noted {
+            self.draft.hidden.insert(path.to_vec());
+        } else {
+            let (parent, name) = self.parent_of(path)?;
+            make_whiteout(parent.as_fd(), name).map_err(|e| named(e, "hide", &shown(path)))?;
+        }
         self.tree.remove(path);
         Ok(())
     }
@@ -269,11 +292,9 @@ impl<'a> Upper<'a> {
         self.tree.remove(path);
     }
 
-    /// Marks a directory of the upper directory as hiding everything below it.
-    pub(in crate::builder::embedded) fn make_opaque(&self, path: &[u8]) -> io::Result<()> {
-        let directory = self.open_directory(path)?;
-        rustix::fs::fsetxattr(&directory, self.draft.form.opaque(), b"y", XattrFlags::empty())
-            .map_err(|e| named(e.into(), "hide what is below", &shown(path)))
+    /// Notes that a directory of the upper directory hides everything below it.
+    pub(in crate::builder::embedded) fn make_opaque(&mut self, path: &[u8]) {
+        self.draft.opaque.insert(path.to_vec());
     }
 
     fn open_directory(&self, path: &[u8]) -> io::Result<OwnedFd> {
@@ -347,7 +368,10 @@ pub(in crate::builder::embedded) fn set_time(file: std::os::fd::BorrowedFd<'_>, 
 }
 
 fn times(mtime: i64) -> Timestamps {
-    let time = Timespec { tv_sec: mtime, tv_nsec: 0 };
+    times_of(Timespec { tv_sec: mtime, tv_nsec: 0 })
+}
+
+fn times_of(time: Timespec) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 

@@ -197,7 +197,7 @@ impl<'u, 'd, 'm> Unpacking<'u, 'd, 'm> {
             let is_directory = self.upper.tree().get(&path).is_some_and(Entry::is_directory);
             if was_directory(&path) && is_directory && !path.is_empty() {
                 self.upper.ensure_directory(&path, &self.members.new_directory)?;
-                self.upper.make_opaque(&path)?;
+                self.upper.make_opaque(&path);
             } else if path.is_empty() {
                 self.gone.extend(below.children(b"").map(|(name, _)| name.to_vec()));
             }
@@ -205,7 +205,7 @@ impl<'u, 'd, 'm> Unpacking<'u, 'd, 'm> {
         for path in std::mem::take(&mut self.gone) {
             let replaced = self.upper.tree().get(&path);
             if replaced.is_some_and(Entry::is_directory) && was_directory(&path) {
-                self.upper.make_opaque(&path)?;
+                self.upper.make_opaque(&path);
             } else if replaced.is_none() && below.get(&path).is_some() {
                 let parent = split(&path).0;
                 // Hidden with its directory otherwise.

@@ -2,10 +2,14 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use crate::builder::embedded::copy::{self, CopyPart, CopySource, CopyStep, Wanted};
-use crate::builder::embedded::sandbox::{Access, Exit, Mount, MountSource, ResolvedUser, RootFs, RunStep, SandboxError};
-use crate::builder::embedded::snapshot::Snapshot;
+use crate::builder::embedded::sandbox::{
+    Access, Exit, Mount, MountSource, ResolvedUser, RootForm, RootFs, RunStep, SandboxError,
+};
+use crate::builder::embedded::snapshot::{Draft, Snapshot, Whole};
 use crate::builder::embedded::solve::op::{CopyFrom, HOSTNAME, MountKind, RunOperation, SHM_SIZE};
 use crate::builder::{BuildError, BuildEvent, Support};
 use crate::content::ErrorClass;
@@ -15,7 +19,7 @@ use crate::time::SourceDate;
 
 use super::caches::CacheMounts;
 use super::copy::copy_error;
-use super::{Job, MissingError, StepError, accounts, no_emulator};
+use super::{Job, MissingError, StepError, accounts, no_emulator, warn};
 
 /// How many of a failing step's last lines are kept.
 const TAIL: usize = 20;
@@ -27,12 +31,12 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
     }
     let account = accounts(job)?.account(&operation.user)?;
     let script = operation.script.as_ref().map(|(path, data)| write_script(path, data)).transpose().map_err(StepError::io)?;
-    let mut mounts = mounts(job, operation, caches)?;
+    let Mounts { mut mounts, copies: _copies } = mounts(job, operation, caches)?;
     if let Some((directory, target)) = &script {
         let source = MountSource::Path { path: directory.path().to_owned(), access: Access::ReadOnly };
         mounts.push(Mount { target: target.clone(), source });
     }
-    let draft = machine.snapshots.draft(&job.parent)?;
+    let root = Root::of(job)?;
     let mut env = operation.env.clone();
     let added = [("HOME".to_owned(), account.home.clone())];
     for (name, value) in added.iter().chain(&operation.proxies) {
@@ -41,7 +45,7 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
         }
     }
     let step = RunStep {
-        root: RootFs { lowers: draft.lowers.clone(), upper: draft.upper.clone(), work: draft.work.clone() },
+        root: root.directories(),
         argv: operation.argv.clone(),
         env,
         cwd: operation.cwd.clone(),
@@ -60,7 +64,13 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
     };
     let exit = machine.sandbox.run(&step, &mut on_output, &job.cancel);
     let outcome = match exit {
-        Ok(Exit::Code(0)) => return Ok(machine.snapshots.commit(draft)?),
+        Ok(Exit::Code(0)) => {
+            let draft = match root {
+                Root::Overlay(draft) => draft,
+                Root::Whole(whole) => machine.snapshots.reduce(whole)?,
+            };
+            return Ok(machine.snapshots.commit(draft)?);
+        }
         Ok(Exit::Code(status)) => format!("exited with status {status}"),
         Ok(Exit::Signal(signal)) => format!("was killed by signal {signal}"),
         Err(SandboxError::Cancelled) => return Err(StepError::Build(BuildError::Cancelled)),
@@ -79,6 +89,43 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
     Err(StepError::Ended { outcome, tail: Box::new(tail) })
 }
 
+/// What the step's root is made of.
+enum Root {
+    Overlay(Draft),
+    Whole(Whole),
+}
+
+impl Root {
+    fn of(job: &Job) -> Result<Self, StepError> {
+        let snapshots = &job.machine.snapshots;
+        let Some(reason) = snapshots.no_overlay() else { return Ok(Self::Overlay(snapshots.draft(&job.parent)?)) };
+        if !job.machine.told_of_copies.swap(true, Ordering::Relaxed) {
+            warn(job, format!("each RUN step copies its whole root, which is slow: {reason}"));
+        }
+        Ok(Self::Whole(snapshots.whole(&job.parent, b"")?))
+    }
+
+    fn directories(&self) -> RootFs {
+        match self {
+            Self::Overlay(draft) => RootFs {
+                form: RootForm::Overlay,
+                lowers: draft.lowers.clone(),
+                upper: draft.upper.clone(),
+                work: draft.work.clone(),
+            },
+            Self::Whole(whole) => {
+                RootFs { form: RootForm::Whole, lowers: Vec::new(), upper: whole.root().to_owned(), work: PathBuf::new() }
+            }
+        }
+    }
+}
+
+/// Mounts, and the directories made for them that must outlive the step.
+struct Mounts {
+    mounts: Vec<Mount>,
+    copies: Vec<Whole>,
+}
+
 /// Puts a script into a directory of its own; returns that and where it is to be mounted.
 fn write_script(path: &str, data: &[u8]) -> io::Result<(tempfile::TempDir, String)> {
     let (target, name) = path.rsplit_once('/').expect("a script's path is absolute");
@@ -90,8 +137,8 @@ fn write_script(path: &str, data: &[u8]) -> io::Result<(tempfile::TempDir, Strin
     Ok((directory, target.to_owned()))
 }
 
-fn mounts(job: &Job, operation: &RunOperation, caches: &CacheMounts) -> Result<Vec<Mount>, StepError> {
-    let mut mounts = Vec::new();
+fn mounts(job: &Job, operation: &RunOperation, caches: &CacheMounts) -> Result<Mounts, StepError> {
+    let (mut mounts, mut copies) = (Vec::new(), Vec::new());
     for (number, mount) in operation.mounts.iter().enumerate() {
         let source = match &mount.what {
             MountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
@@ -108,12 +155,18 @@ fn mounts(job: &Job, operation: &RunOperation, caches: &CacheMounts) -> Result<V
                 if snapshot.tree.get(&real).is_none() {
                     return Err(StepError::files(ErrorClass::Permanent, MissingError::Mount(source.clone())));
                 }
-                MountSource::Layers { lowers: job.machine.snapshots.lowers(&snapshot), path, access: *access }
+                if job.machine.snapshots.no_overlay().is_some() {
+                    copies.push(job.machine.snapshots.whole(&snapshot, &real)?);
+                    let path = copies.last().expect("just put there").path(&real);
+                    MountSource::Path { path, access: *access }
+                } else {
+                    MountSource::Layers { lowers: job.machine.snapshots.lowers(&snapshot), path, access: *access }
+                }
             }
         };
         mounts.push(Mount { target: mount.target.clone(), source });
     }
-    Ok(mounts)
+    Ok(Mounts { mounts, copies })
 }
 
 /// Puts a part of the context into a snapshot, and returns that with the part's path in it.
