@@ -100,14 +100,20 @@ const DOCKERFILES: [(&str, &str); 10] = [
          RUN ! chown 0:0 mine && ! chown 1:1 sub\nUSER root\nRUN echo changed >> mine && chmod 640 mine\nUSER 1234:50\nRUN touch /tmp/other\n",
     ),
     ("removed", "COPY tree /a\nCOPY tree /b\nRUN rm -r /a && rm /b/f && mkdir /a && echo 2 > /a/g\nRUN rm -rf /b\n"),
-    ("linked", "COPY tree /a\nRUN ln /a/f /a/hard && ln -s /nowhere /a/broken && mkfifo /a/pipe && chown 5:6 /a/pipe\nRUN echo 1 >> /a/hard\n"),
+    (
+        "linked",
+        "COPY tree /a\nRUN ln /a/f /a/hard && ln -s /nowhere /a/broken && mkfifo /a/pipe && chown 5:6 /a/pipe\nRUN echo 1 >> /a/hard\n",
+    ),
     (
         "seen",
         "COPY --chown=1000:50 tree /home/user\nRUN chown 9:9 /home/user/f && cp -a /home/user /copy\n\
          RUN cd /copy && stat -c '%u:%g %a %n' f link . /home/user/f > /stats && chown 3 f && stat -c %u:%g f >> /stats\n\
          RUN find / -xdev -user 9 > /found && tar cf /t.tar -C /copy . && mkdir /u && tar xf /t.tar -C /u && rm /t.tar\n",
     ),
-    ("switched", "RUN chown 1000:1000 /home\nRUN su user -c 'touch /home/made && mkdir /home/dir && ln -s x /home/ln && id -u > /home/uid'\nRUN touch /home/roots\n"),
+    (
+        "switched",
+        "RUN chown 1000:1000 /home\nRUN su user -c 'touch /home/made && mkdir /home/dir && ln -s x /home/ln && id -u > /home/uid'\nRUN touch /home/roots\n",
+    ),
 ];
 
 fn packages() -> Repository {

@@ -248,7 +248,7 @@ async fn what_is_not_there_yet_is_refused_by_name_with_its_line_before_anything_
         ("ADD https://example.org/x /", "ADD` of a URL"),
         ("ADD https://example.org/x.git /", "git repository"),
         ("ADD git@example.org:x /", "git repository"),
-        ("COPY --link f /", "--link"),
+        ("COPY --link --chown=www f /", "--chown=www` cannot be told"),
         ("COPY --parents=x f /", "--parents"),
         ("COPY --exclude=[ f /", "`[` is not a pattern"),
         ("COPY --parents d/[ /", "`d/[` is not a pattern"),
@@ -274,7 +274,7 @@ async fn what_is_not_there_yet_is_refused_by_name_with_its_line_before_anything_
 #[tokio::test]
 async fn all_mistakes_are_told_at_once() {
     let mut test = Test::new();
-    test.dockerfile("FROM scratch\nADD https://example.org/x /\nCOPY --link f /\nEXPOSE x\n");
+    test.dockerfile("FROM scratch\nADD https://example.org/x /\nCOPY --chmod=u=z f /\nEXPOSE x\n");
     let error = test.build().await.error();
     for line in ["Dockerfile:2:1", "Dockerfile:3:1", "Dockerfile:4:1"] {
         assert!(error.contains(line), "{error}");

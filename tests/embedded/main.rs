@@ -3,5 +3,6 @@
 mod build;
 mod cache;
 mod fixture;
+mod link;
 mod run;
 mod whole;

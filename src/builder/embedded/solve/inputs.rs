@@ -38,11 +38,17 @@ impl Keys {
     /// When a pattern leads in circles, or the cache cannot be read.
     pub(super) fn prepare(machine: &Machine, plan: &Plan, inputs: &Inputs, read: bool) -> Result<Self, KeyError> {
         let mut definitions: Vec<Key> = Vec::with_capacity(plan.steps.len());
+        let mut roots: Vec<Key> = Vec::with_capacity(plan.steps.len());
         let mut records = Vec::with_capacity(plan.steps.len());
         for (step, definition) in plan.steps.iter().enumerate() {
-            let key =
-                inputs.definition_key(plan, definition, &definitions).map_err(|source| KeyError::Pattern { step, source })?;
+            let key = inputs.definition_key(plan, definition, &roots).map_err(|source| KeyError::Pattern { step, source })?;
             definitions.push(key);
+            roots.push(if definition.linked {
+                let parent = root_key(plan, definition.parent, &roots);
+                Fields::new("pkgbuild.link.v1").field("parent", parent.as_bytes()).field("layer", key.as_bytes()).finish()
+            } else {
+                key
+            });
             records.push(if read { usable(machine, &key)? } else { None });
         }
         Ok(Self { definitions, records })
@@ -78,14 +84,8 @@ pub(super) fn usable(machine: &Machine, key: &Key) -> io::Result<Option<(LayerId
 
 impl Inputs {
     fn definition_key(&self, plan: &Plan, step: &Step, known: &[Key]) -> Result<Key, LoopError> {
-        let definition = |root: Root| match root {
-            Root::Scratch => Fields::new("pkgbuild.scratch.v1").finish(),
-            Root::Image(image) => {
-                Fields::new("pkgbuild.image.v1").field("manifest", plan.images[image].digest().to_string()).finish()
-            }
-            Root::Step(step) => known[step],
-        };
-        let fields = step.operation.fields("definition").field("parent", definition(step.parent).as_bytes());
+        let definition = |root: Root| root_key(plan, root, known);
+        let fields = step.operation.fields("definition").field("parent", definition(step.works_on()).as_bytes());
         self.sources(step, fields, &|number, fields, source| {
             let fields = fields.field("input", definition(step.inputs[number]).as_bytes());
             Ok(match source {
@@ -135,6 +135,17 @@ impl Inputs {
             })?,
         };
         Ok(fields.finish())
+    }
+}
+
+/// Returns the key of the files of `root` by how they come about; `known` are those of earlier steps.
+fn root_key(plan: &Plan, root: Root, known: &[Key]) -> Key {
+    match root {
+        Root::Scratch => Fields::new("pkgbuild.scratch.v1").finish(),
+        Root::Image(image) => {
+            Fields::new("pkgbuild.image.v1").field("manifest", plan.images[image].digest().to_string()).finish()
+        }
+        Root::Step(step) => known[step],
     }
 }
 

@@ -27,8 +27,10 @@ pub(super) struct Step {
     pub(super) name: StepName,
     /// The Dockerfile's lines of it.
     pub(super) lines: Vec<String>,
-    /// What is changed.
+    /// What is changed, or for a linked step what its layer is put on.
     pub(super) parent: Root,
+    /// Whether the step works on nothing, and its layer is only put on the parent's: `--link`.
+    pub(super) linked: bool,
     /// What else is read; the operation refers to these by number.
     pub(super) inputs: Vec<Root>,
     /// What is done.
@@ -36,6 +38,11 @@ pub(super) struct Step {
 }
 
 impl Step {
+    /// Returns what the step changes.
+    pub(super) fn works_on(&self) -> Root {
+        if self.linked { Root::Scratch } else { self.parent }
+    }
+
     /// Returns whether files of the build context are read.
     pub(super) fn reads_context(&self) -> bool {
         match &self.operation {

@@ -30,7 +30,7 @@ pub(super) struct Record {
     pub(super) layer: String,
     /// The files after the step, hashed.
     pub(super) tree: String,
-    /// The files before the step, hashed: a layer means something only on top of what it was made on.
+    /// Names the files before the step, mostly by their hash: a layer means something only on top of what it was made on.
     pub(super) parent: String,
     /// How long the step ran.
     pub(super) milliseconds: u64,

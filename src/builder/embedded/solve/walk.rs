@@ -30,7 +30,7 @@ use crate::builder::embedded::tree::LayerId;
 use crate::builder::{BuildError, BuildEvent, BuildRequest, CacheUse};
 
 use super::inputs::{Inputs, Keys};
-use super::key::Key;
+use super::key::{Fields, Key};
 use super::plan::{Plan, Root};
 use super::record::Record;
 use super::step::{self, Job, StepError};
@@ -39,6 +39,7 @@ use super::step::{self, Job, StepError};
 #[derive(Clone, Debug)]
 struct Settled {
     layer: LayerId,
+    /// Names the files there are after the step: their hash, or for a linked step a hash of what they are put together from.
     tree: String,
     how: How,
 }
@@ -213,14 +214,29 @@ impl<'a> Walk<'a> {
         if self.in_result[number] {
             self.start_pack(number, settled.layer);
         }
+        if step.linked {
+            // Only now: the layer does not wait for what it is put on.
+            let tree = self.linked(step.parent, &settled.layer).await?;
+            return Ok(Settled { tree, ..settled });
+        }
         Ok(settled)
+    }
+
+    /// Names the files of `parent` with `layer` put on them, without reading either.
+    async fn linked(&'a self, parent: Root, layer: &LayerId) -> Result<String, Stopped> {
+        let below = match parent {
+            Root::Scratch => String::new(),
+            Root::Image(image) => self.plan.images[image].digest().to_string(),
+            Root::Step(step) => self.settle(step).await?.tree,
+        };
+        Ok(Fields::new("pkgbuild.linked.v1").field("below", below).field("layer", layer.to_string()).finish().to_string())
     }
 
     /// Takes the record that was read under the definition key, if it was made on the files that are there now.
     async fn by_definition(&'a self, number: usize) -> Result<Option<Settled>, Stopped> {
         let Some((layer, record)) = &self.keys.records[number] else { return Ok(None) };
         // A step's files can differ from an earlier run of the same definition; an image's and nothing's cannot.
-        if let Root::Step(parent) = self.plan.steps[number].parent
+        if let Root::Step(parent) = self.plan.steps[number].works_on()
             && self.settle(parent).await?.tree != record.parent
         {
             return Ok(None);
@@ -230,42 +246,48 @@ impl<'a> Walk<'a> {
 
     async fn by_content(&'a self, number: usize) -> Result<Settled, Stopped> {
         let step = &self.plan.steps[number];
-        self.settle_all(step.inputs.iter().copied().chain([step.parent]).collect()).await?;
+        self.settle_all(step.inputs.iter().copied().chain([step.works_on()]).collect()).await?;
         let (parent, inputs) =
-            join(self.snapshot(step.parent), join_all(step.inputs.iter().map(|root| self.snapshot(*root)))).await;
+            join(self.snapshot(step.works_on()), join_all(step.inputs.iter().map(|root| self.snapshot(*root)))).await;
         let (parent, inputs) = (parent?, inputs.into_iter().collect::<Result<Vec<_>, _>>()?);
+        let below = match step.works_on() {
+            Root::Step(parent) => self.settle(parent).await?.tree,
+            Root::Scratch | Root::Image(_) => parent.tree.id().to_string(),
+        };
         let definition = self.keys.definitions[number];
         let content = self.inputs.content_key(step, &parent, &inputs);
         let content = content.map_err(|error| self.stop(self.step_error(number, StepError::from(error))))?;
         let read = self.request.cache == CacheUse::ReadWrite;
-        if read && let Some(settled) = self.recorded(&content, Some(&definition), &parent).await? {
+        if read && let Some(settled) = self.recorded(&content, Some(&definition), &below).await? {
             return Ok(settled);
         }
         let lock =
             self.machine.records.lock(&content, &self.cancel).await.map_err(|error| self.stop(step::cache_error(error)))?;
         let Some(_lock) = lock else { return Err(Stopped) };
-        if read && let Some(settled) = self.recorded(&content, Some(&definition), &parent).await? {
+        if read && let Some(settled) = self.recorded(&content, Some(&definition), &below).await? {
             return Ok(settled);
         }
         let started = Instant::now();
         let snapshot = self.run_step(number, parent.clone(), inputs).await?;
         let layer = *snapshot.layers.last().expect("a step adds a layer");
         let tree = snapshot.tree.id().to_string();
-        self.record([definition, content], &layer, &tree, (&parent, started.elapsed())).await?;
-        let kept = self.snapshots[number].set(Ok(snapshot));
-        debug_assert!(kept.is_ok(), "nobody can have asked for the files of a step that was not settled");
+        self.record([definition, content], &layer, &tree, (&below, started.elapsed())).await?;
+        if !step.linked {
+            let kept = self.snapshots[number].set(Ok(snapshot));
+            debug_assert!(kept.is_ok(), "nobody can have asked for the files of a step that was not settled");
+        }
         Ok(Settled { layer, tree, how: How::Ran })
     }
 
     /// Looks for a record under the content key, and lets the definition key find it next time.
-    async fn recorded(&self, content: &Key, alias: Option<&Key>, parent: &Snapshot) -> Result<Option<Settled>, Stopped> {
+    async fn recorded(&self, content: &Key, alias: Option<&Key>, below: &str) -> Result<Option<Settled>, Stopped> {
         let (machine, content, alias) = (self.machine.clone(), *content, alias.copied());
-        let parent = parent.tree.clone();
+        let below = below.to_owned();
         self.blocking(move || {
             let Some((layer, mut record)) = super::inputs::usable(&machine, &content).map_err(step::cache_error)? else {
                 return Ok(None);
             };
-            record.parent = parent.id().to_string();
+            record.parent = below;
             if let Some(alias) = alias {
                 machine.records.write(&alias, &record).map_err(step::cache_error)?;
             }
@@ -274,17 +296,11 @@ impl<'a> Walk<'a> {
         .await
     }
 
-    async fn record(
-        &self,
-        keys: [Key; 2],
-        layer: &LayerId,
-        tree: &str,
-        (parent, took): (&Snapshot, Duration),
-    ) -> Result<(), Stopped> {
+    async fn record(&self, keys: [Key; 2], layer: &LayerId, tree: &str, (below, took): (&str, Duration)) -> Result<(), Stopped> {
         let (machine, layer, tree) = (self.machine.clone(), layer.to_string(), tree.to_owned());
-        let parent = parent.tree.clone();
+        let below = below.to_owned();
         self.blocking(move || {
-            let record = Record::new(layer, tree, parent.id().to_string(), took);
+            let record = Record::new(layer, tree, below, took);
             keys.iter().try_for_each(|key| machine.records.write(key, &record)).map_err(step::cache_error)
         })
         .await

@@ -214,6 +214,7 @@ impl Lowering<'_> {
                 },
                 lines: self.dockerfile.lines(written.span),
                 parent: state.root,
+                linked: is_linked(&command),
                 inputs,
                 operation,
             });
@@ -230,6 +231,17 @@ impl Lowering<'_> {
             Input::Scratch | Input::Context(_) => Root::Scratch,
         }
     }
+}
+
+/// Returns whether an instruction makes a layer of its own that is put on whatever is below. As in BuildKit, `--chmod` takes
+/// that back.
+fn is_linked(command: &Command) -> bool {
+    let transfer = match command {
+        Command::Copy(copy) => &copy.transfer,
+        Command::Add(add) => &add.transfer,
+        _ => return false,
+    };
+    transfer.link && transfer.chmod.is_none()
 }
 
 /// Returns the platform that builds, which is where this program runs.

@@ -2,6 +2,7 @@
 
 use crate::builder::embedded::copy::{ModeChange, ParentsSource};
 use crate::builder::embedded::image::join_directory;
+use crate::builder::embedded::passwd;
 use crate::builder::embedded::solve::op::{CopyFrom, CopyOperation, CopyPart, CopyWhat, Operation};
 use crate::builder::embedded::solve::plan::Root;
 use crate::dockerfile::instruction::{Add, Copy, Transfer};
@@ -51,8 +52,12 @@ impl Lowering<'_> {
 
     /// Returns the copy of `files`, if the instruction has any sources, and of its heredocs.
     fn transfer(&self, transfer: &Transfer, files: CopyPart, state: &StageState) -> Result<Operation, Refusal> {
-        if transfer.link {
-            return not_yet("`--link`");
+        if transfer.link
+            && transfer.chmod.is_none()
+            && let Some(owner) = transfer.chown.as_ref().filter(|owner| !passwd::is_numeric(owner))
+        {
+            let message = format!("`--link` does not look at the image, so `--chown={owner}` cannot be told");
+            return refuse_with(message, "give numbers, or leave `--link` out");
         }
         let exclude = Ignore::from_patterns(transfer.exclude.iter().map(String::as_str));
         let exclude = exclude.map_err(|error| told(&error))?;
