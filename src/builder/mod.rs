@@ -41,6 +41,8 @@ pub struct BuildRequest {
     pub network: Network,
     /// Whether results of earlier builds may be used.
     pub cache: CacheUse,
+    /// What is kept on this machine beside the image.
+    pub keeping: Keeping,
     /// The time that goes into the image.
     pub source_date: SourceDate,
     /// Base images by the reference as the stage graph names it after expansion (`alpine:3`), each with the manifest for
@@ -107,6 +109,13 @@ pub enum Network {
     Default,
     /// The machine's own network; needs permission.
     Host,
+}
+
+/// What a build keeps on this machine beside its image.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Keeping {
+    /// Whose `id`s of cache mounts these are: builds with another namespace see other caches. Any text.
+    pub cache_namespace: String,
 }
 
 /// How far results of earlier builds are used.

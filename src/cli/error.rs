@@ -8,6 +8,7 @@ use super::exit::Exit;
 use super::settings::SettingsError;
 use crate::builder::BuildError;
 use crate::builder::embedded::OpenError;
+use crate::builder::embedded::collect::CollectError;
 use crate::content::{ContentError, ErrorClass};
 use crate::diagnostic::Diagnostics;
 use crate::engine::compare::CompareError;
@@ -78,6 +79,9 @@ pub enum Failure {
     /// The registry cannot be written as asked.
     #[error(transparent)]
     Publish(Box<PublishError>),
+    /// No room can be made in the cache.
+    #[error(transparent)]
+    Collect(Box<CollectError>),
     /// The system gives us no threads.
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -122,6 +126,15 @@ impl From<TransferError> for Failure {
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         Self::Builder(Box::new(error))
+    }
+}
+
+impl From<CollectError> for Failure {
+    fn from(error: CollectError) -> Self {
+        match error {
+            CollectError::Store(error) => Self::Store(error),
+            error => Self::Collect(Box::new(error)),
+        }
     }
 }
 
@@ -176,7 +189,7 @@ impl Failure {
                 error => Exit::of_class(error.class()),
             },
             Self::Publish(error) => super::exit::of_publish(error),
-            Self::Output(_) | Self::Builder(_) => Exit::Damaged,
+            Self::Output(_) | Self::Builder(_) | Self::Collect(_) => Exit::Damaged,
             Self::Runtime(_) => Exit::Temporary,
         }
     }

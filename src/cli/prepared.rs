@@ -41,6 +41,15 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// Returns whose cache mounts those of the packages are: the workspace's own, unless it says that it shares them.
+    pub(super) fn cache_namespace(&self) -> String {
+        let workspace = &self.selected.workspace;
+        match &workspace.settings().cache_namespace {
+            Some(name) => format!("name:{name}"),
+            None => format!("workspace:{}", workspace.root().display()),
+        }
+    }
+
     /// Reads what the command line means and computes tags and arguments; asks no registry.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use super::args::{Color, Global, Progress};
+use super::args::{Color, Global, Progress, parse_size};
 use super::argv::CalledAs;
 use crate::builder::embedded::snapshot::Overlay;
 use crate::report::{Look, Style};
@@ -64,6 +64,9 @@ pub struct Settings {
     pub user: Option<String>,
     /// The time that goes into images.
     pub source_date: SourceDate,
+    /// Bytes of disk that the cache may take after a build, when that was said. Only the user says it: one cache serves many
+    /// workspaces.
+    pub cache_size: Option<u64>,
     /// Builders named by the environment.
     pub builders: Option<String>,
     /// Whether the embedded builder mounts overlays.
@@ -188,6 +191,7 @@ impl Settings {
             organisation: env.first(&["PKGBUILD_ORG", "LINUXKIT_PKG_ORG"]),
             user: env.first(&["USER", "LOGNAME"]),
             source_date: source_date(env)?,
+            cache_size: cache_size(env)?,
             builders: env.first(&["PKGBUILD_BUILDERS", "LINUXKIT_BUILDERS"]),
             overlay: match env.truth("PKGBUILD_OVERLAY")? {
                 Some(false) => Overlay::Never,
@@ -285,6 +289,13 @@ fn jobs(global: &Global, env: &Environment) -> Result<Option<usize>, SettingsErr
             _ => Err(SettingsError::Variable { name: "PKGBUILD_JOBS", value, expected: "a number from 1 to 65535" }),
         },
     }
+}
+
+fn cache_size(env: &Environment) -> Result<Option<u64>, SettingsError> {
+    const NAME: &str = "PKGBUILD_CACHE_SIZE";
+    let Some(value) = env.text(NAME) else { return Ok(None) };
+    let expected = "a size like 500MB, 10GB or 1.5GiB";
+    parse_size(&value).map(Some).map_err(|_| SettingsError::Variable { name: NAME, value, expected })
 }
 
 fn source_date(env: &Environment) -> Result<SourceDate, SettingsError> {
@@ -406,6 +417,7 @@ mod tests {
             ("PKGBUILD_OFFLINE", "maybe"),
             ("PKGBUILD_PROGRESS", "loud"),
             ("PKGBUILD_COLOR", "red"),
+            ("PKGBUILD_CACHE_SIZE", "much"),
         ] {
             let error = Settings::resolve(&Global::default(), &around([(name, value), ("HOME", "/")])).expect_err(name);
             assert!(error.to_string().contains(name), "{error}");

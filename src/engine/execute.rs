@@ -154,6 +154,7 @@ async fn request(shared: &Shared, job: &Job, platform: &Platform) -> Result<Buil
         annotations,
         target: None,
         network: if package.settings.network { Network::Default } else { Network::None },
+        keeping: options.keeping.clone(),
         cache: if use_cache { CacheUse::ReadWrite } else { CacheUse::WriteOnly },
         source_date: options.source_date,
         bases,

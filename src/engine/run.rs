@@ -16,7 +16,7 @@ use super::plan::{Decision, Policy, Publish, Source, decide};
 use super::probe::{Question, UnitFacts, probe};
 use super::publish::{ArchitectureTags, Existing};
 use super::remote::{RemoteError, RemoteRoot, SharedSource};
-use crate::builder::{Builder, BuiltImage, Support};
+use crate::builder::{Builder, BuiltImage, Keeping, Support};
 use crate::diagnostic::Diagnostics;
 use crate::oci::{Platform, Reference};
 use crate::package::{InputKey, Package, PackageTag, SourceState};
@@ -63,6 +63,8 @@ pub struct Options {
     pub limits: Limits,
     /// Whether results of earlier steps are used.
     pub step_cache: bool,
+    /// What is kept on this machine beside images.
+    pub keeping: Keeping,
     /// Whether base images may come from the cache.
     pub cached_bases: bool,
     /// The time that goes into images.

@@ -14,7 +14,7 @@ use super::event::{EventKind, Outcome, Recorder};
 use super::plan::{BuildReason, Decision, OnUnknown, Policy, Publish, Refusal, RemoteUse};
 use super::publish::{ArchitectureTags, Existing};
 use super::*;
-use crate::builder::{BuildError, BuildEvent, BuildRequest, Builder, BuiltImage, Support};
+use crate::builder::{BuildError, BuildEvent, BuildRequest, Builder, BuiltImage, Keeping, Support};
 use crate::content::ErrorClass;
 use crate::git::Repositories;
 use crate::oci::{Descriptor, Digest, ImageConfig, Manifest, MediaType, Platform, Raw};
@@ -108,6 +108,7 @@ impl EngineTest {
             policy: Policy { remote: RemoteUse::Ignore, ..Policy::default() },
             limits: Limits { jobs: 2, on_failure: OnFailure::Finish, timeout: None },
             step_cache: true,
+            keeping: Keeping::default(),
             cached_bases: true,
             source_date: SourceDate(0),
             labels: BTreeMap::new(),

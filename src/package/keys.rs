@@ -60,6 +60,7 @@ pub(crate) static PKGBUILD_YML: &[Field] = &[
     Field::new("tag-scheme", Word(&["linuxkit", "complete"]), "What a package's hash covers: its sources, or everything."),
     Field::new("builders", Map(&OneOrMore(&Text)), "Builders by platform: an endpoint, or a list of them."),
     Field::new("registries", Map(&Record(REGISTRY)), "Registries by host; `*` is every other."),
+    Field::new("cache-namespace", Text, "Name shared by workspaces whose cache mounts are the same; else each has its own."),
     Field::new("jobs", Integer(1, 4096), "How many packages and platforms are built at once."),
 ];
 

@@ -57,6 +57,8 @@ pub struct Settings {
     pub registries: BTreeMap<String, RegistrySettings>,
     /// How many units are built at once.
     pub jobs: Option<usize>,
+    /// The name under which this workspace shares its cache mounts with others; `None` for none.
+    pub cache_namespace: Option<String>,
 }
 
 /// How one registry is reached.
@@ -78,6 +80,7 @@ impl Default for Settings {
             builders: BTreeMap::new(),
             registries: BTreeMap::new(),
             jobs: None,
+            cache_namespace: None,
         }
     }
 }
@@ -309,6 +312,7 @@ fn read_settings(root: &Node, directory: &Path, findings: &mut Findings<'_>) -> 
     if root.get("tag-scheme").and_then(Node::text) == Some("complete") {
         settings.tag_scheme = TagScheme::Complete;
     }
+    settings.cache_namespace = root.get("cache-namespace").and_then(Node::text).map(str::to_owned);
     settings.jobs = root.get("jobs").and_then(Node::integer).and_then(|jobs| usize::try_from(jobs).ok());
     for (key, value) in root.get("builders").map(Node::entries).unwrap_or_default() {
         let platform = key.text().unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{EMPTY_INDEX, FILE_MODE, OWN_NAMES, Result, Store, StoreError, lease};
+use super::{EMPTY_INDEX, FILE_MODE, OWN_NAMES, Result, Store, StoreError};
 use crate::sys::fs::{UNFINISHED, write_atomic};
 
 /// What cleaning did.
@@ -82,7 +82,8 @@ impl Store {
     fn refuse_in_use(&self) -> Result<()> {
         let io = self.io("clean");
         let own = self.held().map_err(&io)?;
-        let mut users: Vec<String> = lease::living(&self.leases_path())
+        let mut users: Vec<String> = self
+            .living()
             .map_err(&io)?
             .into_iter()
             .filter(|lease| lease.path != own.path())

@@ -8,11 +8,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use super::{Result, Store, StoreError, lease};
+use super::{Result, Store, StoreError};
 use crate::content::DOCUMENT_LIMIT;
 use crate::oci::{Descriptor, Digest, Document};
 use crate::sys::fs::UNFINISHED;
@@ -33,6 +35,32 @@ pub struct Collected {
     pub kept_bytes: u64,
 }
 
+/// A file below `blobs`, and what the collector thinks of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Surveyed {
+    /// Its digest, or the name of a file that is no blob.
+    pub name: String,
+    /// The room it takes on the disk, in bytes.
+    pub room: u64,
+    /// When it was written or found last.
+    pub used: SystemTime,
+    /// Whether it may go.
+    pub state: BlobState,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Whether a blob may go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlobState {
+    /// A name leads to it, or it is nothing of ours.
+    Needed,
+    /// Nothing needs it, but somebody may be about to name it.
+    Young,
+    /// Nothing needs it.
+    Free,
+}
+
 /// Blobs that are deleted before the lock is released for others.
 const BATCH: usize = 256;
 
@@ -44,17 +72,14 @@ impl Store {
     /// [`StoreError::Damaged`] when a document cannot be followed: what it leads to is not known, so nothing is deleted.
     pub fn collect(&self, grace: Duration) -> Result<Collected> {
         let before = self.oldest_use(grace)?;
-        let mut reached = BTreeSet::new();
-        // Most of the marking happens while others may still write names.
-        self.mark(&self.all_roots(&self.read_index()?)?, &mut reached)?;
+        let mut reached = self.reached()?;
         let mut collected = Collected::default();
         let mut candidates = Vec::new();
         for file in self.files()? {
-            match file.kind {
-                FileKind::Blob(digest) if reached.contains(&digest) => {}
-                FileKind::Foreign => {}
-                _ if file.modified < before => candidates.push(file),
-                _ => {
+            match state(&file, &reached, before) {
+                BlobState::Needed => {}
+                BlobState::Free => candidates.push(file),
+                BlobState::Young => {
                     collected.kept += 1;
                     collected.kept_bytes += file.size;
                 }
@@ -73,6 +98,30 @@ impl Store {
         Ok(collected)
     }
 
+    /// Lists all blobs and unfinished files, with what [`Store::collect`] would do with them; sorted.
+    ///
+    /// # Errors
+    /// As [`Store::collect`].
+    pub fn survey(&self, grace: Duration) -> Result<Vec<Surveyed>> {
+        let before = self.oldest_use(grace)?;
+        let reached = self.reached()?;
+        let survey = |file: StoredFile| {
+            let name = match file.kind {
+                FileKind::Blob(digest) => digest.to_string(),
+                _ => file.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            };
+            Surveyed { state: state(&file, &reached, before), name, room: file.room, used: file.modified, path: file.path }
+        };
+        Ok(self.files()?.into_iter().map(survey).collect())
+    }
+
+    /// Returns everything that names lead to. Most of the marking happens while others may still write names.
+    fn reached(&self) -> Result<BTreeSet<Digest>> {
+        let mut reached = BTreeSet::new();
+        self.mark(&self.all_roots(&self.read_index()?)?, &mut reached)?;
+        Ok(reached)
+    }
+
     /// Takes names away and deletes what only they needed. Returns the names that were there.
     ///
     /// # Errors
@@ -83,13 +132,17 @@ impl Store {
         Ok((removed, collected))
     }
 
-    /// Returns the instant before which nobody relies on content without a name.
-    fn oldest_use(&self, grace: Duration) -> Result<SystemTime> {
+    /// Returns the instant before which nobody but this store relies on content without a name: `grace` ago, or when the
+    /// oldest living lease began, by the clock of the file system.
+    ///
+    /// # Errors
+    /// When the leases cannot be read.
+    pub fn oldest_use(&self, grace: Duration) -> Result<SystemTime> {
         let io = self.io("read leases");
         // The file system's clock gave the blobs their times, and need not be this machine's.
         let own = self.held().map_err(&io)?;
         let now = tempfile::tempfile_in(self.directory()).and_then(|file| file.metadata()?.modified()).map_err(&io)?;
-        let living = lease::living(&self.leases_path()).map_err(&io)?;
+        let living = self.living().map_err(&io)?;
         let others = living.iter().filter(|lease| lease.path != own.path()).map(|lease| lease.started);
         let mut oldest = now.checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH);
         for started in others {
@@ -180,11 +233,26 @@ impl Store {
                     Err(_) => FileKind::Foreign,
                 };
                 let modified = metadata.modified().map_err(&io)?;
-                files.push(StoredFile { path: entry.path(), kind, size: metadata.len(), modified });
+                files.push(StoredFile {
+                    path: entry.path(),
+                    kind,
+                    size: metadata.len(),
+                    room: metadata.blocks() * 512,
+                    modified,
+                });
             }
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(files)
+    }
+}
+
+fn state(file: &StoredFile, reached: &BTreeSet<Digest>, before: SystemTime) -> BlobState {
+    match file.kind {
+        FileKind::Blob(digest) if reached.contains(&digest) => BlobState::Needed,
+        FileKind::Foreign => BlobState::Needed,
+        _ if file.modified < before => BlobState::Free,
+        _ => BlobState::Young,
     }
 }
 
@@ -203,6 +271,7 @@ pub(super) struct StoredFile {
     pub(super) path: std::path::PathBuf,
     pub(super) kind: FileKind,
     pub(super) size: u64,
+    room: u64,
     modified: SystemTime,
 }
 

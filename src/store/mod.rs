@@ -36,7 +36,7 @@ pub use clean::Cleaned;
 pub use error::StoreError;
 use error::io_error;
 pub use export::{ArchiveFormat, Export};
-pub use gc::{Collected, GRACE};
+pub use gc::{BlobState, Collected, GRACE, Surveyed};
 pub use roots::{Presence, Root, Roots};
 pub use usage::{ImageUsage, Usage};
 pub use verify::{Fault, Repair, Verified};
@@ -62,7 +62,14 @@ struct Inner {
 /// other things below the cache directory, holds one of its own.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    _held: Arc<lease::Held>,
+    held: Arc<lease::Held>,
+}
+
+impl Lease {
+    /// Returns the lease's name: what a process leaves unfinished below `pkgbuild/v1/drafts` begins with it and a dot.
+    pub fn name(&self) -> String {
+        self.held.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
 }
 
 /// What linuxkit writes into `oci-layout`, byte for byte.
@@ -114,7 +121,7 @@ impl Store {
     /// # Errors
     /// When the cache cannot be written to.
     pub fn lease(&self) -> Result<Lease> {
-        self.held().map(|held| Lease { _held: held }).map_err(self.io("take a lease"))
+        self.held().map(|held| Lease { held }).map_err(self.io("take a lease"))
     }
 
     fn held(&self) -> io::Result<Arc<lease::Held>> {
@@ -181,6 +188,20 @@ impl Store {
         self.directory().join("pkgbuild/v1/leases")
     }
 
+    /// Returns the leases of living processes: those of stores, and those of builders, which keep files of other forms in
+    /// directories of their own.
+    fn living(&self) -> io::Result<Vec<lease::Living>> {
+        let mut living = lease::living(&self.leases_path())?;
+        let forms = match fs_err::read_dir(self.directory().join("pkgbuild/v1/forms")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(living),
+            forms => forms?,
+        };
+        for form in forms {
+            living.extend(lease::living(&form?.path().join("leases"))?);
+        }
+        Ok(living)
+    }
+
     fn io(&self, action: &'static str) -> impl Fn(io::Error) -> StoreError {
         io_error(action, self.directory())
     }
@@ -194,4 +215,4 @@ mod archive_tests;
 #[cfg(test)]
 mod process_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,7 +15,7 @@ pub(super) fn store() -> (tempfile::TempDir, Store) {
 }
 
 /// Writes an image of one layer that holds `text`, and returns its manifest.
-pub(super) fn image(store: &Store, architecture: &str, text: &str) -> Descriptor {
+pub(crate) fn image(store: &Store, architecture: &str, text: &str) -> Descriptor {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
     header.set_size(text.len() as u64);

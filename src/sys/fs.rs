@@ -157,6 +157,44 @@ impl Lock {
         Ok(Self { file })
     }
 
+    /// Waits until nobody holds the lock on `path` alone, and takes part in holding it, with others that call this. The file
+    /// is created when missing.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    pub fn share(path: &Path) -> io::Result<Self> {
+        let file = open_lock_file(path)?;
+        file.lock_shared().map_err(|error| named(error, "lock", path))?;
+        Ok(Self { file })
+    }
+
+    /// Takes part in holding the lock on `path` unless somebody holds it alone; then returns `None`.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    pub fn try_share(path: &Path) -> io::Result<Option<Self>> {
+        let file = open_lock_file(path)?;
+        match file.try_lock_shared().map_err(io::Error::from) {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(named(error, "lock", path)),
+        }
+    }
+
+    /// Returns whether `path` still names the locked file: whoever deletes a lock file holds it, and the next one to come
+    /// makes another.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        match fs_err::metadata(path) {
+            Ok(named) => self.file.metadata().map(|held| (held.dev(), held.ino()) == (named.dev(), named.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes the lock on `path` if it is free, else returns `None`.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! All `unsafe` code of the crate lives below this module and `builder::embedded::sandbox`.
 
+pub mod directory;
 pub mod fs;
 pub mod process;
 pub mod scratch;

@@ -9,7 +9,7 @@ use pkgbuild::builder::embedded::sandbox::Sandbox;
 use pkgbuild::builder::embedded::snapshot::Overlay;
 use pkgbuild::builder::{
     Base, BaseKey, BuildError, BuildEvent, BuildRequest, Builder, BuiltImage, CacheUse, Context, ContextRoot, DockerfileSource,
-    Network,
+    Keeping, Network,
 };
 use pkgbuild::oci::{ImageConfig, Manifest, MediaType, Platform};
 use pkgbuild::store::Store;
@@ -115,6 +115,7 @@ impl Test {
             target: None,
             network: Network::None,
             cache: CacheUse::ReadWrite,
+            keeping: Keeping::default(),
             source_date: SourceDate(0),
             bases: BTreeMap::new(),
             cancel: CancellationToken::new(),

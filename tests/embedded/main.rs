@@ -2,6 +2,7 @@
 
 mod build;
 mod cache;
+mod collect;
 mod fixture;
 mod link;
 mod run;

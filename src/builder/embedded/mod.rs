@@ -9,6 +9,7 @@
 //! | `form` | how files stand on disk, for root and for everybody else |
 //! | [`sandbox`] | commands |
 
+pub mod collect;
 pub mod context;
 pub mod copy;
 pub mod differ;

@@ -3,7 +3,7 @@
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 
-use super::values::parse_platform;
+use super::values::{parse_duration, parse_platform, parse_size};
 use crate::oci::Platform;
 
 /// Arguments of `cache`.
@@ -85,8 +85,31 @@ pub enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Delete what no name holds, but for what was used in the last minutes
-    Gc,
+    /// Delete what nothing needs, and what was used least recently until a limit holds
+    Gc(GcArgs),
+}
+
+/// Arguments of `cache gc`.
+#[derive(Args, Debug, Clone, Default)]
+pub struct GcArgs {
+    /// Let everything in the cache directory take at most this much of the disk: 500MB, 10GiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_size: Option<u64>,
+    /// Let at least this much of the disk be free
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub min_free: Option<u64>,
+    /// Keep what was used within this time, even beyond the limit: 90m, 48h
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub keep_duration: Option<std::time::Duration>,
+    /// Only say what would be deleted
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Say of each thing why it goes or stays
+    #[arg(long)]
+    pub explain: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `cache export`.

@@ -12,8 +12,9 @@ use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::oci::Tag;
 
 pub use build::{AbsentArgs, BuildArgs, OnRegistryError, PlanArgs, PolicyArgs};
-pub use cache::{CacheArgs, CacheCommand, ExportArgs};
+pub use cache::{CacheArgs, CacheCommand, ExportArgs, GcArgs};
 pub use packages::{Overrides, PlatformArgs, Selection};
+pub(crate) use values::parse_size;
 
 /// Builds a monorepo of container packages for many architectures.
 #[derive(Parser, Debug, Clone)]

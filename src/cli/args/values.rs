@@ -42,6 +42,33 @@ pub(super) fn parse_duration(text: &str) -> Result<std::time::Duration, String> 
     if seconds == 0 { Err(wrong()) } else { Ok(std::time::Duration::from_secs(seconds)) }
 }
 
+/// Parses a number of bytes: `500000`, `500MB`, `10GB`, `1.5GiB`. `k`, `kB`, `MB` and so on are powers of 1000, `KiB`, `MiB` and
+/// so on of 1024.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size: expected something like 500MB, 10GB or 1.5GiB");
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = (&text[..end], text[end..].trim_start().to_ascii_lowercase());
+    let factor: u64 = match unit.as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1000,
+        "m" | "mb" => 1000_u64.pow(2),
+        "g" | "gb" => 1000_u64.pow(3),
+        "t" | "tb" => 1000_u64.pow(4),
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let (whole, digits): (u64, u32) = (whole.parse().map_err(|_| wrong())?, part.len().try_into().map_err(|_| wrong())?);
+    let part: u64 = part.parse().map_err(|_| wrong())?;
+    let scale = 10_u64.checked_pow(digits).ok_or_else(wrong)?;
+    let part = u128::from(part) * u128::from(factor) / u128::from(scale);
+    let bytes = whole.checked_mul(factor).and_then(|bytes| bytes.checked_add(u64::try_from(part).ok()?));
+    bytes.ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +80,28 @@ mod tests {
         }
         for bad in ["", "x", "1d", "m", "0", "99999999999999999999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_of_both_kinds() {
+        let table = [
+            ("0", 0),
+            ("500", 500),
+            ("500B", 500),
+            ("500 MB", 500_000_000),
+            ("10g", 10_000_000_000),
+            ("1.5GiB", 3 << 29),
+            ("0.5kB", 500),
+            ("2TiB", 2 << 40),
+        ];
+        for (text, bytes) in table {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for bad in
+            ["", "x", "-1", "1.", ".5GB", "1..5GB", "10EB", "99999999999999999999", "20000000TB", "1.000000000000000000001GB"]
+        {
+            assert!(parse_size(bad).is_err(), "{bad}");
         }
     }
 }

@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::Context;
 use super::plan::Told;
-use crate::builder::embedded::EmbeddedBuilder;
+use crate::builder::Keeping;
 use crate::builder::embedded::sandbox::{self, Found, Mode, Obstacle, Sandbox};
+use crate::builder::embedded::{EmbeddedBuilder, collect};
 use crate::cli::args::{AbsentArgs, BuildArgs, OnRegistryError, PolicyArgs};
 use crate::cli::argv::CalledAs;
 use crate::cli::error::{Failure, one_line};
@@ -22,7 +23,7 @@ use crate::engine::plan::{Build, OnUnknown, Policy, Publish, RemoteUse};
 use crate::engine::publish::{ArchitectureTags, Existing};
 use crate::engine::{Engine, Options, RunSummary};
 use crate::package::{INPUT_KEY, Settings as WorkspaceSettings};
-use crate::store::Store;
+use crate::store::{GRACE, Store};
 use crate::sys::fs::write_atomic;
 use crate::time::{Clock, SystemClock};
 
@@ -62,6 +63,7 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
     }
     let options = options(&args, policy, &prepared, &context.settings)?;
     let summary = super::block_on(carry_out(prepared, options, standing.transpose(), context))?;
+    make_room(context)?;
     report(&args, &summary, context)
 }
 
@@ -95,6 +97,25 @@ async fn carry_out(
     let engine = Engine { store, registry: prepared.registry, builder: Arc::new(builder) };
     let mut outside = Outside { clock: &clock, started, sink: &*prepared.sink, interrupts };
     Ok(engine.run(prepared.jobs, plan, options, &mut outside).await)
+}
+
+/// Holds the cache to the size that the user allows it. A build that is done does not fail for want of room.
+fn make_room(context: &mut Context) -> Result<(), Failure> {
+    let Some(size) = context.settings.cache_size else { return Ok(()) };
+    let limits = collect::Limits { max_size: Some(size), ..collect::Limits::default() };
+    let collected = match Store::open(&context.settings.cache) {
+        Ok(store) => collect::collect(&store, &limits, GRACE, collect::Action::Delete).map_err(Failure::from),
+        Err(error) => Err(error.into()),
+    };
+    match collected {
+        Ok(outcome) if outcome.holds() => Ok(()),
+        Ok(outcome) => {
+            let (after, limit) = (crate::report::size(outcome.after), crate::report::size(outcome.limit));
+            let why = "`pkgbuild cache gc --max-size` says what is in the way";
+            Ok(context.say(&format!("warning: the cache takes {after}, more than PKGBUILD_CACHE_SIZE ({limit}); {why}"))?)
+        }
+        Err(failure) => Ok(context.notice(&format!("warning: the cache cannot be held to its size: {}", one_line(&failure)))?),
+    }
 }
 
 /// Returns the first line of what stopped something.
@@ -204,6 +225,7 @@ fn options(args: &BuildArgs, policy: Policy, prepared: &Prepared, settings: &Set
         policy,
         limits: Limits { jobs: prepared.at_once, on_failure, timeout: args.timeout },
         step_cache: !args.no_cache,
+        keeping: Keeping { cache_namespace: prepared.cache_namespace() },
         cached_bases: !args.policy.ignore_cached,
         source_date: settings.source_date,
         labels: key_values(&args.label, "--label")?.into_iter().collect(),

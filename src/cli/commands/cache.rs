@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Context, cache_content};
+use super::{Context, cache_content, cache_gc};
 use crate::cli::args::CacheCommand;
 use crate::cli::argv::CalledAs;
 use crate::cli::error::Failure;
@@ -16,7 +16,7 @@ use crate::report::size;
 use crate::store::{Collected, GRACE, Root, Roots, Store};
 
 pub(super) fn run(command: CacheCommand, context: &mut Context) -> Result<Exit, Failure> {
-    if matches!(command, CacheCommand::Rm { .. } | CacheCommand::Clean { .. } | CacheCommand::Gc) {
+    if matches!(command, CacheCommand::Rm { .. } | CacheCommand::Clean { .. } | CacheCommand::Gc(_)) {
         // Layers that were built without root may have files that only their namespace can delete. Where there is none,
         // deleting says what it cannot.
         drop(crate::builder::embedded::sandbox::enter());
@@ -37,7 +37,7 @@ pub(super) fn run(command: CacheCommand, context: &mut Context) -> Result<Exit, 
         }
         CacheCommand::Verify { json } => cache_content::verify(json, context),
         CacheCommand::Du { json } => cache_content::usage(json, context),
-        CacheCommand::Gc => collect(context),
+        CacheCommand::Gc(args) => cache_gc::run(&args, context),
     }
 }
 
@@ -139,13 +139,6 @@ fn clean(context: &mut Context) -> Result<Exit, Failure> {
     for left in cleaned.left {
         context.say(&format!("left `{}`, which is nothing of a cache", left.display()))?;
     }
-    Ok(Exit::Done)
-}
-
-fn collect(context: &mut Context) -> Result<Exit, Failure> {
-    let Some(store) = open_existing(context)? else { return Ok(Exit::Done) };
-    let collected = store.collect(GRACE)?;
-    say_collected(&collected, context)?;
     Ok(Exit::Done)
 }
 

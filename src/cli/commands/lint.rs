@@ -125,6 +125,7 @@ fn request(package: &Package, platform: &Platform, text: Arc<[u8]>) -> BuildRequ
         target: None,
         network: if package.settings.network { Network::Default } else { Network::None },
         cache: CacheUse::ReadWrite,
+        keeping: crate::builder::Keeping::default(),
         source_date: SourceDate::default(),
         bases: BTreeMap::new(),
         cancel: CancellationToken::new(),

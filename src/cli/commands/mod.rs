@@ -3,6 +3,7 @@
 mod build;
 mod cache;
 mod cache_content;
+mod cache_gc;
 mod completion;
 mod graph;
 mod inspect;

@@ -29,6 +29,7 @@ impl Lease {
                 // A sweeper may have removed the file between its creation and our lock.
                 && lock.file().metadata()?.nlink() > 0
             {
+                io::Write::write_all(&mut lock.file(), format!("{process}\n").as_bytes())?;
                 return Ok(Self { path, name, drafts: AtomicU64::new(0), _lock: lock });
             }
         }
@@ -40,18 +41,31 @@ impl Lease {
         format!("{}.{}", self.name, self.drafts.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Deletes the drafts of processes that are gone, and those of an earlier process of this lease's name.
+    /// Deletes the drafts and leases of processes that are gone, and the drafts of an earlier process of this lease's name.
     pub(super) fn sweep(&self, leases: &Path, drafts: &Path) -> io::Result<()> {
         delete_drafts(drafts, &self.name)?;
-        for entry in fs_err::read_dir(leases)? {
-            let entry = entry?;
-            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        for name in names(leases)? {
             if name == self.name {
                 continue;
             }
-            if let Some(_abandoned) = Lock::try_acquire(&entry.path(), LockKind::Flock)? {
+            let path = leases.join(&name);
+            if let Some(abandoned) = Lock::try_acquire(&path, LockKind::Flock)? {
                 delete_drafts(drafts, &name)?;
-                ignore_absence(fs_err::remove_file(entry.path()))?;
+                if abandoned.is_at(&path)? {
+                    ignore_absence(fs_err::remove_file(&path))?;
+                }
+            }
+        }
+        // Whoever collects garbage deletes dead leases too, and not always their drafts.
+        for draft in names(drafts)? {
+            let Some(owner) = owner(&draft).filter(|owner| *owner != self.name) else { continue };
+            let path = leases.join(owner);
+            // Held meanwhile, so that no new process takes this name and makes drafts that look the same.
+            if let Some(abandoned) = Lock::try_acquire(&path, LockKind::Flock)? {
+                delete_draft(&drafts.join(&draft));
+                if abandoned.is_at(&path)? {
+                    ignore_absence(fs_err::remove_file(&path))?;
+                }
             }
         }
         Ok(())
@@ -65,18 +79,30 @@ impl Drop for Lease {
     }
 }
 
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = fs_err::read_dir(directory)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    entries.filter_map(Result::transpose).collect()
+}
+
+/// Returns the lease that a draft belongs to.
+fn owner(draft: &str) -> Option<&str> {
+    draft.rsplit_once('.').map(|(owner, _)| owner)
+}
+
 fn delete_drafts(drafts: &Path, lease: &str) -> io::Result<()> {
-    for entry in fs_err::read_dir(drafts)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_str().and_then(|name| name.rsplit_once('.')).is_some_and(|(owner, _)| owner == lease) {
-            // Something that cannot be deleted must not keep the cache from being used.
-            if let Err(error) = ignore_absence(fs_err::remove_dir_all(entry.path())) {
-                tracing::warn!(%error, "an abandoned draft stays in the cache");
-            }
+    for name in names(drafts)? {
+        if owner(&name) == Some(lease) {
+            delete_draft(&drafts.join(name));
         }
     }
     Ok(())
+}
+
+/// Something that cannot be deleted must not keep the cache from being used.
+fn delete_draft(path: &Path) {
+    if let Err(error) = ignore_absence(fs_err::remove_dir_all(path)) {
+        tracing::warn!(%error, "an abandoned draft stays in the cache");
+    }
 }
 
 /// Takes absence for success: somebody else did it first.

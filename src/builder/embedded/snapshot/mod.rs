@@ -5,7 +5,8 @@
 //!                                     /changes   what it changes (tree::changes); BLAKE3 of it is the LayerId
 //!                     drafts/<lease>.<n>/{fs,work}  a layer in the making; deleted once its process is gone
 //!                     leases/<boot id>-<pid>-<n>    locked while that process lives
-//!                     unpacked/<key>                LayerId of a base image's layer, by diff id and what is below it
+//!                     unpacked/<key>                a base image's layer, by diff id and what is below it: its LayerId, and
+//!                                                   the trees above and below it, in a line each
 //!                     packs/<key>                   descriptor and diff id of a packed layer (pack)
 //!                     unsynced/<LayerId>            boot id: the layer is not yet known to be on disk
 //!                     layers-bare/                  as layers, on file systems that refuse whiteouts
@@ -15,13 +16,14 @@
 //! but a whiteout for each name that such a directory hid. So equal ids mean equal directories, whatever is below them.
 //!
 //! This is the form of root; how owners, devices and overlay's notes stand on disk for everybody else, and in which
-//! directories, `form` says.
+//! directories, `form` says. The modification time of `changes` says when the layer was used last (`gate`).
 //!
 //! Where no overlay can be mounted, steps get a copy of the whole root ([`Whole`]), and what they changed is brought into
 //! the same form afterwards. On file systems that refuse whiteouts, layers lack them; nothing could mount those anyway, and
 //! they lie apart.
 
 pub(super) mod draft;
+pub(super) mod gate;
 mod lease;
 pub(super) mod upper;
 mod whole;
@@ -45,6 +47,7 @@ use super::tree::{ChangeList, ChangesError, Kind, LayerId, LoopError, Tree};
 use super::untar::{self, UntarError};
 pub use draft::Draft;
 use draft::Whiteouts;
+use gate::{Gate, Passage};
 use lease::{Lease, ignore_absence};
 pub use whole::Whole;
 
@@ -137,6 +140,9 @@ pub struct Snapshots {
     whiteouts: Whiteouts,
     no_overlay: Option<String>,
     trees: Mutex<HashMap<Box<[LayerId]>, Arc<Tree>>>,
+    gate: Gate,
+    /// Layers that this process has marked as used: they stay as long as its lease.
+    used: Mutex<HashSet<LayerId>>,
 }
 
 impl Snapshots {
@@ -169,6 +175,7 @@ impl Snapshots {
         let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let lease = Lease::take(&home.join("leases"), &boot)?;
         lease.sweep(&home.join("leases"), &home.join("drafts"))?;
+        let gate = Gate::of(&home);
         let mut snapshots = Self {
             home,
             form,
@@ -177,6 +184,8 @@ impl Snapshots {
             whiteouts: Whiteouts::OnDisk,
             no_overlay: None,
             trees: Mutex::default(),
+            gate,
+            used: Mutex::default(),
         };
         snapshots.probe(overlay)?;
         snapshots.distrust_unsynced()?;
@@ -219,7 +228,9 @@ impl Snapshots {
         let known = (0..=layers.len()).rev().find_map(|length| Some((length, self.remembered(&layers[..length])?)));
         let (known, tree) = known.unwrap_or_default();
         let mut tree = Arc::unwrap_or_clone(tree);
+        let passage = self.gate.pass()?;
         for (position, layer) in layers.iter().enumerate().skip(known) {
+            self.take(layer, &passage)?;
             match self.changes(layer) {
                 Ok(Some(changes)) => tree.apply(&changes, position),
                 Ok(None) => return Ok(None),
@@ -276,7 +287,7 @@ impl Snapshots {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             result => result?,
         };
-        let Ok(layer) = text.trim().parse::<LayerId>() else { return Ok(None) };
+        let Some(layer) = text.lines().next().and_then(|line| line.parse::<LayerId>().ok()) else { return Ok(None) };
         let layers: Vec<LayerId> = parent.layers.iter().copied().chain([layer]).collect();
         self.load(&layers)
     }
@@ -296,7 +307,8 @@ impl Snapshots {
         let snapshot = self.publish(draft, differ::Root::Recorded)?;
         let layer = snapshot.layers.last().expect("a commit adds a layer");
         let mut record = AtomicFile::create(&self.unpacked_record(parent, diff_id), 0o644)?;
-        io::Write::write_all(&mut record, layer.to_string().as_bytes())?;
+        let (tree, below) = (snapshot.tree.id(), parent.tree.id());
+        io::Write::write_all(&mut record, format!("{layer}\n{tree}\n{below}\n").as_bytes())?;
         record.publish_unsynced()?;
         Ok(snapshot)
     }
@@ -311,12 +323,30 @@ impl Snapshots {
         self.home.join("unpacked").join(&*hasher.finalize().to_hex())
     }
 
-    /// Returns whether the layer is in the cache.
+    /// Lets this process take into use what it finds in the cache, while the result lives; to be held for moments.
+    ///
+    /// # Errors
+    /// When the file system has no locks.
+    pub(super) fn pass(&self) -> io::Result<Passage> {
+        self.gate.pass()
+    }
+
+    /// Takes the layer into use if it is in the cache, and returns whether it is: no collector deletes it from then on, as
+    /// long as this process lives.
     ///
     /// # Errors
     /// When it cannot be told.
-    pub fn has(&self, layer: &LayerId) -> io::Result<bool> {
-        fs_err::exists(self.directory(layer).join("changes"))
+    pub(super) fn take(&self, layer: &LayerId, passage: &Passage) -> io::Result<bool> {
+        let changes = self.directory(layer).join("changes");
+        let is_used = self.used.lock().unwrap_or_else(PoisonError::into_inner).contains(layer);
+        if is_used {
+            return fs_err::exists(changes);
+        }
+        let is_there = passage.mark(&changes)?;
+        if is_there {
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(*layer);
+        }
+        Ok(is_there)
     }
 
     /// Returns the directories of the layers of `snapshot`, top first; never empty. `lowerdir` of overlayfs.
@@ -364,7 +394,12 @@ impl Snapshots {
         let mut tree = Tree::clone(&draft.parent().tree);
         tree.apply(&changes, position);
         fs_err::write(self.home.join("unsynced").join(layer.to_string()), &self.boot)?;
-        draft.publish(&encoded, &self.directory(&layer))?;
+        let passage = self.gate.pass()?;
+        if !self.take(&layer, &passage)? {
+            draft.publish(&encoded, &self.directory(&layer))?;
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(layer);
+        }
+        drop(passage);
         Ok(self.remember(layers, tree))
     }
 
@@ -422,6 +457,7 @@ impl Snapshots {
     }
 
     fn delete(&self, layer: &LayerId) -> Result<(), SnapshotError> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).remove(layer);
         // Renamed first, so that no half of it is ever found under its name.
         let grave = self.home.join("drafts").join(self.lease.draft_name());
         ignore_absence(fs_err::rename(self.directory(layer), &grave))?;

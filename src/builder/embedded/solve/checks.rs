@@ -108,6 +108,7 @@ mod tests {
             target: None,
             network: Network::None,
             cache: CacheUse::ReadWrite,
+            keeping: crate::builder::Keeping::default(),
             source_date: SourceDate(0),
             bases: BTreeMap::new(),
             cancel: tokio_util::sync::CancellationToken::new(),

@@ -7,6 +7,7 @@ use crate::builder::embedded::Machine;
 use crate::builder::embedded::context::ContextTree;
 use crate::builder::embedded::copy::ParentsSource;
 use crate::builder::embedded::snapshot::Snapshot;
+use crate::builder::embedded::snapshot::gate::Passage;
 use crate::builder::embedded::tree::{LayerId, LoopError, Tree};
 
 use crate::dockerfile::Ignore;
@@ -40,6 +41,7 @@ impl Keys {
         let mut definitions: Vec<Key> = Vec::with_capacity(plan.steps.len());
         let mut roots: Vec<Key> = Vec::with_capacity(plan.steps.len());
         let mut records = Vec::with_capacity(plan.steps.len());
+        let passage = machine.snapshots.pass()?;
         for (step, definition) in plan.steps.iter().enumerate() {
             let key = inputs.definition_key(plan, definition, &roots).map_err(|source| KeyError::Pattern { step, source })?;
             definitions.push(key);
@@ -49,7 +51,7 @@ impl Keys {
             } else {
                 key
             });
-            records.push(if read { usable(machine, &key)? } else { None });
+            records.push(if read { usable(machine, &key, &passage)? } else { None });
         }
         Ok(Self { definitions, records })
     }
@@ -72,14 +74,18 @@ pub(super) enum KeyError {
     Cache(#[from] io::Error),
 }
 
-/// Returns the record of `key` with its layer, if both are there.
+/// Returns the record of `key` with its layer, if both are there: they are in use then.
 ///
 /// # Errors
 /// When it cannot be told.
-pub(super) fn usable(machine: &Machine, key: &Key) -> io::Result<Option<(LayerId, Record)>> {
+pub(super) fn usable(machine: &Machine, key: &Key, passage: &Passage) -> io::Result<Option<(LayerId, Record)>> {
     let Some(record) = machine.records.read(key)? else { return Ok(None) };
     let Ok(layer) = record.layer.parse::<LayerId>() else { return Ok(None) };
-    Ok(machine.snapshots.has(&layer)?.then_some((layer, record)))
+    if !machine.snapshots.take(&layer, passage)? {
+        return Ok(None);
+    }
+    machine.records.mark(key, passage)?;
+    Ok(Some((layer, record)))
 }
 
 impl Inputs {

@@ -37,7 +37,7 @@ use inputs::{Inputs, KeyError, Keys};
 use lower::Images;
 use op::Operation;
 use plan::Plan;
-pub(super) use record::Records;
+pub(super) use record::{Record, Records};
 use walk::Walk;
 
 /// How many events may wait for a slow reader before steps wait too.
@@ -221,4 +221,25 @@ async fn assemble(
     .await
     .map_err(store_error)?;
     Ok(BuiltImage { manifest: descriptor, attestations: Vec::new() })
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    //! Records for tests of what is done to them.
+
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    use super::key::Fields;
+    use super::record::{Record, Records};
+    use crate::builder::embedded::snapshot::gate::Gate;
+
+    /// Writes a record under a key of `name`, and returns its file.
+    pub(in crate::builder::embedded) fn record(home: &Path, name: &str, layer: &str, tree: &str, parent: &str) -> PathBuf {
+        let (records, key) = (Records::open(home).expect("opens"), Fields::new(name).finish());
+        let record = Record::new(layer.to_owned(), tree.to_owned(), parent.to_owned(), Duration::ZERO);
+        records.write(&key, &record, &Gate::of(home).pass().expect("locks")).expect("writes");
+        let name = key.to_string();
+        home.join("keys").join(&name[..2]).join(name)
+    }
 }

@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::key::Key;
+use crate::builder::embedded::snapshot::gate::Passage;
 use crate::sys::fs::{AtomicFile, Lock, LockKind};
 
 /// Version of the record's form; another one is as good as none.
@@ -24,14 +24,14 @@ const VERSION: u32 = 1;
 
 /// What a step left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(in crate::builder::embedded) struct Record {
     version: u32,
     /// The layer the step added.
-    pub(super) layer: String,
+    pub(in crate::builder::embedded) layer: String,
     /// The files after the step, hashed.
-    pub(super) tree: String,
+    pub(in crate::builder::embedded) tree: String,
     /// Names the files before the step, mostly by their hash: a layer means something only on top of what it was made on.
-    pub(super) parent: String,
+    pub(in crate::builder::embedded) parent: String,
     /// How long the step ran.
     pub(super) milliseconds: u64,
 }
@@ -40,6 +40,11 @@ impl Record {
     /// Returns the record of a step that made `layer` of `parent`, giving `tree`.
     pub(super) fn new(layer: String, tree: String, parent: String, took: Duration) -> Self {
         Self { version: VERSION, layer, tree, parent, milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    /// Reads a record; `None` for what is torn or of another version.
+    pub(in crate::builder::embedded) fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok().filter(|record: &Self| record.version == VERSION)
     }
 }
 
@@ -90,17 +95,25 @@ impl Records {
     /// When it cannot be told.
     pub(super) fn read(&self, key: &Key) -> io::Result<Option<Record>> {
         match fs_err::read(self.path(key)) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok().filter(|record: &Record| record.version == VERSION)),
+            Ok(bytes) => Ok(Record::parse(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Marks the record of `key` as used.
+    ///
+    /// # Errors
+    /// When it is there and cannot be marked.
+    pub(super) fn mark(&self, key: &Key, passage: &Passage) -> io::Result<()> {
+        passage.mark(&self.path(key)).map(drop)
     }
 
     /// Writes the record of `key`, replacing an older one.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub(super) fn write(&self, key: &Key, record: &Record) -> io::Result<()> {
+    pub(super) fn write(&self, key: &Key, record: &Record, _passage: &Passage) -> io::Result<()> {
         let path = self.path(key);
         fs_err::create_dir_all(path.parent().expect("a record lies in a directory"))?;
         let mut file = AtomicFile::create(&path, 0o600)?;
@@ -128,7 +141,7 @@ impl Records {
         let mut pause = Duration::from_millis(5);
         loop {
             if let Some(file) = Lock::try_acquire(&path, LockKind::Flock)?
-                && is_at(&file, &path)
+                && file.is_at(&path)?
             {
                 return Ok(Some(StepLock { path, _file: file, _task: task }));
             }
@@ -142,18 +155,12 @@ impl Records {
     }
 }
 
-fn is_at(lock: &Lock, path: &Path) -> bool {
-    match (lock.file().metadata(), fs_err::metadata(path)) {
-        (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::builder::embedded::snapshot::gate::Gate;
     use crate::builder::embedded::solve::key::Fields;
 
     fn record() -> Record {
@@ -166,7 +173,8 @@ mod tests {
         let records = Records::open(directory.path()).expect("opens");
         let key = Fields::new("test").finish();
         assert_eq!(records.read(&key).expect("reads"), None);
-        records.write(&key, &record()).expect("writes");
+        let passage = Gate::of(directory.path()).pass().expect("locks");
+        records.write(&key, &record(), &passage).expect("writes");
         assert_eq!(records.read(&key).expect("reads"), Some(record()));
         for torn in ["", "{\"version\":1,", "{\"version\":2,\"layer\":\"l\",\"tree\":\"t\",\"parent\":\"p\",\"milliseconds\":7}"]
         {

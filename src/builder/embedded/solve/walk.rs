@@ -284,12 +284,14 @@ impl<'a> Walk<'a> {
         let (machine, content, alias) = (self.machine.clone(), *content, alias.copied());
         let below = below.to_owned();
         self.blocking(move || {
-            let Some((layer, mut record)) = super::inputs::usable(&machine, &content).map_err(step::cache_error)? else {
+            let passage = machine.snapshots.pass().map_err(step::cache_error)?;
+            let Some((layer, mut record)) = super::inputs::usable(&machine, &content, &passage).map_err(step::cache_error)?
+            else {
                 return Ok(None);
             };
             record.parent = below;
             if let Some(alias) = alias {
-                machine.records.write(&alias, &record).map_err(step::cache_error)?;
+                machine.records.write(&alias, &record, &passage).map_err(step::cache_error)?;
             }
             Ok(Some(Settled { layer, tree: record.tree, how: How::Cached }))
         })
@@ -301,7 +303,8 @@ impl<'a> Walk<'a> {
         let below = below.to_owned();
         self.blocking(move || {
             let record = Record::new(layer, tree, below, took);
-            keys.iter().try_for_each(|key| machine.records.write(key, &record)).map_err(step::cache_error)
+            let passage = machine.snapshots.pass().map_err(step::cache_error)?;
+            keys.iter().try_for_each(|key| machine.records.write(key, &record, &passage)).map_err(step::cache_error)
         })
         .await
     }
@@ -311,6 +314,7 @@ impl<'a> Walk<'a> {
         let job = Job {
             machine: self.machine.clone(),
             operation: step.operation.clone(),
+            namespace: self.namespace(),
             number: step.name.number,
             parent,
             inputs,
@@ -336,6 +340,14 @@ impl<'a> Walk<'a> {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => Err(self.stop(BuildError::Cancelled)),
             },
+        }
+    }
+
+    /// Returns whose cache mounts this build's are. BuildKit's argument for it wins, as it does there.
+    fn namespace(&self) -> String {
+        match self.request.args.get("BUILDKIT_CACHE_MOUNT_NS") {
+            Some(name) if !name.is_empty() => format!("argument:{name}"),
+            _ => self.request.keeping.cache_namespace.clone(),
         }
     }
 

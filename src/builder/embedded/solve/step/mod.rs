@@ -31,6 +31,8 @@ pub(super) use caches::{CacheMounts, lock_caches};
 pub(super) struct Job {
     pub(super) machine: Arc<Machine>,
     pub(super) operation: Operation,
+    /// Whose cache mounts are meant.
+    pub(super) namespace: String,
     /// The step's number, for what it prints.
     pub(super) number: usize,
     pub(super) parent: Snapshot,
