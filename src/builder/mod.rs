@@ -4,6 +4,8 @@
 //! package can see two different `latest`.
 
 pub mod embedded;
+pub mod secret;
+pub mod steps;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,6 +19,8 @@ use crate::content::{ContentError, ContentSource, ErrorClass};
 use crate::diagnostic::{Diagnostics, Span};
 use crate::oci::{Descriptor, Platform};
 use crate::time::SourceDate;
+
+use steps::StepOptions;
 
 /// One unit of work: a package at a platform.
 #[derive(Clone)]
@@ -48,6 +52,8 @@ pub struct BuildRequest {
     /// Base images by the reference as the stage graph names it after expansion (`alpine:3`), each with the manifest for
     /// this request's platform, or for the stage's own platform where the Dockerfile sets one.
     pub bases: BTreeMap<BaseKey, Base>,
+    /// What steps are given beyond the Dockerfile.
+    pub steps: Arc<StepOptions>,
     /// Stops the build when cancelled: nothing stays running or mounted.
     pub cancel: CancellationToken,
 }

@@ -10,6 +10,7 @@ mod packages;
 mod prepared;
 mod registries;
 pub mod settings;
+mod steps;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};

@@ -2,7 +2,7 @@
 //! from several places the order is: flag, `PKGBUILD_*`, `LINUXKIT_*`, workspace file, default. Empty means unset.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,15 @@ use crate::report::{Look, Style};
 use crate::time::SourceDate;
 
 /// The environment, read once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Values may be secrets.
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 /// What is known of the outside when the program starts.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +78,7 @@ pub struct Settings {
     pub builders: Option<String>,
     /// Whether the embedded builder mounts overlays.
     pub overlay: Overlay,
+    environment: Environment,
 }
 
 /// Why settings cannot be used.
@@ -197,8 +205,14 @@ impl Settings {
                 Some(false) => Overlay::Never,
                 Some(true) | None => Overlay::WhereItWorks,
             },
+            environment: env.clone(),
             directory,
         })
+    }
+
+    /// Returns a variable that the command line names; it may be empty.
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.environment.0.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 
     /// Returns `path` as the user means it: relative to where the command acts.

@@ -16,6 +16,7 @@ use super::error::UnitError;
 use super::event::{Direction, EventKind, Outcome, UnitName, Work};
 use super::plan::Decision;
 use super::run::{Job, Shared};
+use crate::builder::steps::StepOptions;
 use crate::builder::{
     Base, BaseKey, BuildEvent, BuildRequest, BuiltImage, CacheUse, Context, ContextRoot, DockerfileSource, Network,
 };
@@ -158,8 +159,22 @@ async fn request(shared: &Shared, job: &Job, platform: &Platform) -> Result<Buil
         cache: if use_cache { CacheUse::ReadWrite } else { CacheUse::WriteOnly },
         source_date: options.source_date,
         bases,
+        steps: given(package, &options.steps),
         cancel: shared.cancel.clone(),
     })
+}
+
+/// Returns what the steps of `package` are given: of secrets and agents only those that its build.yml names, if it names any.
+fn given(package: &Package, options: &Arc<StepOptions>) -> Arc<StepOptions> {
+    let (secrets, agents) = (&package.settings.secrets, &package.settings.ssh);
+    if secrets.is_none() && agents.is_none() {
+        return Arc::clone(options);
+    }
+    let named = |names: &Option<Vec<String>>, id: &String| names.as_ref().is_none_or(|names| names.contains(id));
+    let mut own = StepOptions::clone(options);
+    own.secrets.retain(|id, _| named(secrets, id));
+    own.agents.retain(|id, _| named(agents, id));
+    Arc::new(own)
 }
 
 /// The label that names the commit of what was built (OCI image-spec, "Pre-Defined Annotation Keys").

@@ -16,6 +16,7 @@ use super::plan::{Decision, Policy, Publish, Source, decide};
 use super::probe::{Question, UnitFacts, probe};
 use super::publish::{ArchitectureTags, Existing};
 use super::remote::{RemoteError, RemoteRoot, SharedSource};
+use crate::builder::steps::StepOptions;
 use crate::builder::{Builder, BuiltImage, Keeping, Support};
 use crate::diagnostic::Diagnostics;
 use crate::oci::{Platform, Reference};
@@ -77,6 +78,8 @@ pub struct Options {
     pub architecture_tags: ArchitectureTags,
     /// Whether a release tag that exists may move.
     pub existing: Existing,
+    /// What steps are given beyond their Dockerfiles.
+    pub steps: Arc<StepOptions>,
     /// What is to be said beforehand.
     pub warnings: Vec<String>,
 }

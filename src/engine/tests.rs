@@ -115,6 +115,7 @@ impl EngineTest {
             annotations: BTreeMap::new(),
             architecture_tags: ArchitectureTags::Written,
             existing: Existing::Stays,
+            steps: Arc::default(),
             warnings: Vec::new(),
         };
         let platforms = vec![Platform::linux("amd64"), Platform::linux("arm64")];

@@ -42,6 +42,10 @@ pub struct BuildYml {
     pub labels: BTreeMap<String, String>,
     /// Annotations of the image's manifests.
     pub annotations: BTreeMap<String, String>,
+    /// Ids of the secrets that steps may mount, each of which must be given; `None` for any that are given.
+    pub secrets: Option<Vec<String>>,
+    /// The same for SSH agents.
+    pub ssh: Option<Vec<String>>,
 }
 
 /// A directory that joins the context, and the hash.
@@ -259,6 +263,8 @@ impl<'a> Reader<'a> {
             depends: self.depends(),
             labels: self.map("labels"),
             annotations: self.map("annotations"),
+            secrets: self.ids("secrets"),
+            ssh: self.ids("ssh"),
         }
     }
 
@@ -350,6 +356,12 @@ impl<'a> Reader<'a> {
 
     fn items(&self, key: &str) -> &'a [Node] {
         self.collection(key).map(Node::items).unwrap_or_default()
+    }
+
+    fn ids(&mut self, key: &str) -> Option<Vec<String>> {
+        let list = self.collection(key)?;
+        let message = |_: &str| format!("an id in `{key}` must be text that is not empty");
+        Some(self.each(list, message, |text| (!text.is_empty()).then(|| text.to_owned())))
     }
 
     fn extra_sources(&mut self) -> Vec<ExtraSource> {

@@ -11,5 +11,6 @@ mod lint;
 mod machine;
 mod reproducible;
 mod rootless;
+mod steps;
 mod tags;
 mod verify;

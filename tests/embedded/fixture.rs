@@ -118,6 +118,7 @@ impl Test {
             keeping: Keeping::default(),
             source_date: SourceDate(0),
             bases: BTreeMap::new(),
+            steps: Arc::default(),
             cancel: CancellationToken::new(),
         };
         Self { directory, store, builder, request }
@@ -141,8 +142,10 @@ impl Test {
         base.write("busybox", &bytes);
         base.write("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nwww:x:33:34:web:/var/www:/bin/false\n");
         base.write("etc/group", b"root:x:0:\nweb:x:34:\nadm:x:4:www\n");
-        let applets =
-            ["sh", "ls", "cat", "id", "mkdir", "touch", "sleep", "rm", "cp", "env", "stat", "uname", "pwd", "grep", "chmod"];
+        let applets = [
+            "sh", "ls", "cat", "id", "mkdir", "touch", "sleep", "rm", "cp", "env", "stat", "uname", "pwd", "grep", "chmod",
+            "base64", "head", "ln", "test",
+        ];
         // A link at the top of a copy is followed, so the links come in an archive.
         let mut archive = tar::Builder::new(Vec::new());
         for applet in applets {

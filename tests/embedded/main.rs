@@ -4,6 +4,7 @@ mod build;
 mod cache;
 mod collect;
 mod fixture;
+mod given;
 mod link;
 mod run;
 mod whole;

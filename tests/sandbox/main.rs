@@ -45,6 +45,7 @@ impl Test {
             hostname: "pkgbuild".into(),
             shm_size: 64 << 20,
             platform: Platform::host(),
+            given: Default::default(),
         };
         Self { directory, step }
     }

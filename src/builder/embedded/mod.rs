@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `solve` | what to do, what of it is cached, in which order the rest is done |
 //! | `base` | base images: fetched and unpacked when a step needs their files |
+//! | `agent` | SSH agents, forwarded to steps |
+//! | `leak` | values of secrets: masked in what steps print, looked for in what they leave |
 //! | `image`, `passwd` | config and history as instructions change them; users and groups of an image |
 //! | [`tree`], [`snapshot`], [`differ`], [`untar`], [`copy`], [`context`], [`pack`] | files |
 //! | `form` | how files stand on disk, for root and for everybody else |
@@ -19,9 +21,11 @@ pub mod snapshot;
 pub mod tree;
 pub mod untar;
 
+mod agent;
 mod base;
 mod form;
 mod image;
+mod leak;
 mod parallel;
 mod passwd;
 mod solve;

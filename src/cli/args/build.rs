@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::parse_duration;
-use super::{PlatformArgs, Selection};
+use super::{PlatformArgs, Selection, StepArgs};
 use crate::oci::Tag;
 
 /// When to build, pull or do neither.
@@ -51,6 +51,9 @@ pub struct BuildArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "flattened")]
     pub policy: PolicyArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "flattened")]
+    pub steps: StepArgs,
     #[command(flatten)]
     #[expect(missing_docs, reason = "flattened")]
     pub absent: AbsentArgs,
@@ -125,12 +128,6 @@ pub struct AbsentArgs {
     /// Provenance.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", hide = true)]
     pub provenance: Option<String>,
-    /// Secrets of RUN steps.
-    #[arg(long, hide = true)]
-    pub secret: Vec<String>,
-    /// SSH agents of RUN steps.
-    #[arg(long, hide = true)]
-    pub ssh: Vec<String>,
     /// Base images are always fetched before they are used.
     #[arg(long, hide = true)]
     pub precache_images: bool,

@@ -3,6 +3,7 @@
 mod build;
 mod cache;
 mod packages;
+mod steps;
 mod values;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::oci::Tag;
 pub use build::{AbsentArgs, BuildArgs, OnRegistryError, PlanArgs, PolicyArgs};
 pub use cache::{CacheArgs, CacheCommand, ExportArgs, GcArgs};
 pub use packages::{Overrides, PlatformArgs, Selection};
+pub use steps::{AgentArg, Permission, SecretArg, SecretSource, StepArgs};
 pub(crate) use values::parse_size;
 
 /// Builds a monorepo of container packages for many architectures.

@@ -17,6 +17,30 @@ pub(super) fn parse_platform(text: &str) -> Result<Platform, String> {
     Err(format!("`{}` is no architecture: expected one of {}", platform.architecture, ARCHITECTURES.join(", ")))
 }
 
+/// Parses `1048576`, `64m`, `1.5g`: bytes, in units of 1024.
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no number of bytes: expected something like 512m or 2g");
+    let lower = text.to_ascii_lowercase();
+    let word = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
+    let shift = match word.chars().next_back() {
+        Some('k') => 10,
+        Some('m') => 20,
+        Some('g') => 30,
+        Some('t') => 40,
+        _ => 0,
+    };
+    let number = if shift == 0 { word } else { &word[..word.len() - 1] };
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > 6 || (shift == 0 && !part.is_empty()) {
+        return Err(wrong());
+    }
+    let scale = 10_u64.pow(part.len() as u32);
+    let part = if part.is_empty() { 0 } else { part.parse::<u64>().map_err(|_| wrong())? };
+    let bytes = whole.parse::<u64>().ok().and_then(|whole| whole.checked_mul(1 << shift));
+    bytes.and_then(|bytes| bytes.checked_add((part << shift) / scale)).ok_or_else(wrong)
+}
+
 /// Parses `90`, `90s`, `10m`, `1h30m`.
 pub(super) fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let wrong = || format!("`{text}` is no time: expected something like 90s, 10m or 1h30m");
@@ -72,6 +96,18 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_in_units_of_1024() {
+        for (text, bytes) in
+            [("0", 0), ("1000", 1000), ("64m", 64 << 20), ("64MB", 64 << 20), ("1.5g", 3 << 29), ("2KiB", 2048), ("7b", 7)]
+        {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "m", "1.5", "-1", "1x", "99999999999t", "1.2.3m", ".5g", "b", "é"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn times_are_read_in_parts() {

@@ -82,6 +82,7 @@ async fn carry_out(
         plan = prepared.plan(Some(&store), &options.policy) => plan?,
         reason = interrupts.recv() => return Ok(RunSummary { cancelled: reason, ..RunSummary::default() }),
     };
+    crate::cli::steps::refuse_missing(&prepared.jobs, &plan, &options.steps)?;
     if plan.builds()
         && let Err(failure) = prepared.give_keys()
     {
@@ -222,6 +223,7 @@ fn options(args: &BuildArgs, policy: Policy, prepared: &Prepared, settings: &Set
         _ => OnFailure::Finish,
     };
     Ok(Options {
+        steps: crate::cli::steps::options(&args.steps, settings)?,
         policy,
         limits: Limits { jobs: prepared.at_once, on_failure, timeout: args.timeout },
         step_cache: !args.no_cache,
@@ -293,8 +295,6 @@ fn refuse_absent(args: &AbsentArgs, settings: &Settings) -> Result<(), Failure> 
         ),
         (said(&args.sbom_scanner), "--sbom-scanner: no bill of materials can be made"),
         (said(&args.provenance), "--provenance: no provenance can be attested"),
-        (!args.secret.is_empty(), "--secret: RUN steps can be given no secrets"),
-        (!args.ssh.is_empty(), "--ssh: RUN steps can be given no SSH agent"),
         (args.builder_config.is_some(), "--builder-config: the embedded builder is no BuildKit container"),
         (args.builder_image.is_some(), "--builder-image: the embedded builder is no BuildKit container"),
         (args.builder_name.is_some(), "--builder-name: the embedded builder is no BuildKit container"),

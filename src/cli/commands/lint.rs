@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use crate::builder::steps::StepOptions;
 use crate::builder::{self, BuildRequest, CacheUse, DockerfileSource, Network, embedded};
 use crate::cli::args::LintArgs;
 use crate::cli::error::Failure;
@@ -128,6 +129,8 @@ fn request(package: &Package, platform: &Platform, text: Arc<[u8]>) -> BuildRequ
         keeping: crate::builder::Keeping::default(),
         source_date: SourceDate::default(),
         bases: BTreeMap::new(),
+        // What a build may be permitted is no mistake.
+        steps: Arc::new(StepOptions { host_network: true, ..StepOptions::default() }),
         cancel: CancellationToken::new(),
     }
 }

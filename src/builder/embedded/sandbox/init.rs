@@ -45,7 +45,8 @@ fn supervise() -> io::Result<()> {
     socket.read_exact(&mut length)?;
     let mut spec = vec![0; u64::from_le_bytes(length) as usize];
     socket.read_exact(&mut spec)?;
-    let step: RunStep = serde_json::from_slice(&spec).map_err(io::Error::other)?;
+    let mut step: RunStep = serde_json::from_slice(&spec).map_err(io::Error::other)?;
+    step.given.receive(&mut socket)?;
     match start(&step, &socket) {
         Ok(child) => watch(child, &socket),
         Err((action, error)) => report(&socket, &setup_failed(action, &error)),
@@ -76,6 +77,7 @@ pub(super) fn die_with_parent() -> io::Result<()> {
 fn start(step: &RunStep, socket: &File) -> Result<Pid, Failure> {
     rustix::process::umask(Mode::empty());
     set_limits();
+    step.given.limit()?;
     // SAFETY: this process has a single thread.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.map_err(trying("make a mount namespace"))?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -413,9 +415,13 @@ fn make_working_directory(step: &RunStep) -> Result<(), Failure> {
 /// Executes the step's program, looked up as `execvp` would, and returns `errno` if that is not possible.
 fn execute(step: &RunStep) -> i32 {
     let text = |text: &str| CString::new(text).ok();
+    let secret: Vec<(&str, Vec<u8>)> = step.given.variables().collect();
+    let plain = step.env.iter().filter(|(key, _)| !secret.iter().any(|(name, _)| key == name));
+    let variables = plain.map(|(key, value)| format!("{key}={value}").into_bytes());
+    let variables = variables.chain(secret.iter().map(|(_, variable)| variable.clone()));
     let (Some(arguments), Some(environment)) = (
         step.argv.iter().map(|a| text(a)).collect::<Option<Vec<_>>>(),
-        step.env.iter().map(|(key, value)| text(&format!("{key}={value}"))).collect::<Option<Vec<_>>>(),
+        variables.map(|variable| CString::new(variable).ok()).collect::<Option<Vec<_>>>(),
     ) else {
         return libc::EINVAL;
     };

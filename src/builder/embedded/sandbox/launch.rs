@@ -137,7 +137,8 @@ impl Drop for Reaped {
 fn send(socket: &mut UnixStream, step: &RunStep) -> io::Result<()> {
     let spec = serde_json::to_vec(step).map_err(io::Error::other)?;
     socket.write_all(&(spec.len() as u64).to_le_bytes())?;
-    socket.write_all(&spec)
+    socket.write_all(&spec)?;
+    step.given.send(socket)
 }
 
 /// Passes output on until the supervisor and the step have closed both ends. Cancellation closes our half of the socket,

@@ -15,6 +15,7 @@
 //! mapped one to one, so files come out with the ids the step gave them, yet `mknod` and host mounts are refused.
 
 mod emulation;
+mod given;
 mod init;
 mod launch;
 mod mode;
@@ -35,6 +36,7 @@ use crate::oci::Platform;
 use super::super::Support;
 
 pub use emulation::{Emulators, Handler};
+pub use given::{Given, StepFile, StepSecret, StepSocket};
 pub use init::init_if_asked;
 pub use launch::Sandbox;
 pub use mode::{Found, Mode, Obstacle, WhySingle, enter, of_process as current_mode, probe};

@@ -62,7 +62,8 @@ pub(super) fn prepare(step: &RunStep) -> Result<Prepared, Failure> {
     let beside = |name: &str| beside_upper(&step.root, name);
     let mut prepared =
         Prepared { root: beside("root"), hosts: beside("hosts"), resolver: None, mounts: Vec::new(), made: RefCell::default() };
-    let hosts = format!("127.0.0.1\tlocalhost {0}\n::1\tlocalhost ip6-localhost ip6-loopback\n", step.hostname);
+    let hosts =
+        format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n{}", step.hostname, step.given.host_lines());
     fs_err::write(&prepared.hosts, hosts).map_err(trying("write the hosts file"))?;
     if step.network != StepNetwork::None {
         let resolver = beside("resolv.conf");
@@ -79,6 +80,10 @@ pub(super) fn prepare(step: &RunStep) -> Result<Prepared, Failure> {
         let ready = ready_mount(&mount.source, &place)
             .map_err(|(action, error)| (format!("{action} for the mount at `{}`", mount.target), error))?;
         prepared.mounts.push(ReadyMount { target: PathBuf::from(&mount.target), source: ready.0, access: ready.1 });
+    }
+    for (path, target, socket) in step.given.place(&beside("given"))? {
+        let access = if socket { Access::ReadWrite } else { Access::ReadOnly };
+        prepared.mounts.push(ReadyMount { target, source: ReadySource::Path { path, directory: false }, access });
     }
     // Parents before children, whatever order they were written in.
     prepared.mounts.sort_by(|a, b| a.target.cmp(&b.target));

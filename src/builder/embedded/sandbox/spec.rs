@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::given::Given;
 use crate::oci::Platform;
 
 /// A command and all its surroundings.
@@ -29,6 +30,8 @@ pub struct RunStep {
     pub shm_size: u64,
     /// The platform whose code the step runs, for messages.
     pub platform: Platform,
+    /// What it is given from outside.
+    pub given: Given,
 }
 
 /// The directories that a root file system is made of. The directory that holds `upper` must be private to this step: the

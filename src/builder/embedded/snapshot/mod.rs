@@ -385,8 +385,27 @@ impl Snapshots {
         self.publish(draft, differ::Root::Kept)
     }
 
+    /// Finishes a layer as [`Snapshots::commit`] does, unless `accept` refuses what it changes; the directory holds the
+    /// files. What is refused is deleted.
+    ///
+    /// # Errors
+    /// That of `accept`, or as `commit`.
+    pub fn commit_if<E: From<SnapshotError>>(
+        &self,
+        draft: Draft,
+        accept: impl FnOnce(&Path, &ChangeList) -> Result<(), E>,
+    ) -> Result<Snapshot, E> {
+        let changes = differ::changes(&draft, differ::Root::Kept).map_err(SnapshotError::from)?;
+        accept(&draft.upper, &changes)?;
+        Ok(self.publish_changes(draft, changes)?)
+    }
+
     fn publish(&self, draft: Draft, root: differ::Root) -> Result<Snapshot, SnapshotError> {
         let changes = differ::changes(&draft, root)?;
+        self.publish_changes(draft, changes)
+    }
+
+    fn publish_changes(&self, draft: Draft, changes: ChangeList) -> Result<Snapshot, SnapshotError> {
         let encoded = changes.encode();
         let layer = ChangeList::id_of(&encoded);
         let position = draft.parent().layers.len();

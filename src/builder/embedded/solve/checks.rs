@@ -111,6 +111,7 @@ mod tests {
             keeping: crate::builder::Keeping::default(),
             source_date: SourceDate(0),
             bases: BTreeMap::new(),
+            steps: std::sync::Arc::default(),
             cancel: tokio_util::sync::CancellationToken::new(),
         };
         let line = |found: &Diagnostic| found.span.map_or(0, |span| span.line);

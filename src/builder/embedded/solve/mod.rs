@@ -1,6 +1,7 @@
 //! From a Dockerfile to an image: what to do, what of it is cached, doing the rest, and putting the image together.
 
 mod checks;
+mod given;
 mod inputs;
 mod key;
 mod lower;
@@ -53,7 +54,8 @@ pub(super) async fn build(
     on: &(dyn Fn(BuildEvent) + Send + Sync),
 ) -> Result<BuiltImage, BuildError> {
     let plan = plan(machine, request).await?;
-    plan.warnings.iter().for_each(|message| on(BuildEvent::Warning { message: message.clone() }));
+    let warnings = given::check(request, &plan)?;
+    plan.warnings.iter().chain(&warnings).for_each(|message| on(BuildEvent::Warning { message: message.clone() }));
     let (keys, inputs) = prepare(machine, request, &plan, on).await?;
     let (sender, mut events) = mpsc::channel(EVENTS);
     let walk = Walk::new(machine, request, &plan, (keys, inputs), sender).run();
@@ -151,10 +153,12 @@ async fn prepare(
         KeyError::Cache(error) => step::cache_error(error),
     })?;
     for (step, record) in plan.steps.iter().zip(&keys.records) {
-        if let (Operation::Run(run), None) = (&step.operation, record)
-            && machine.sandbox.support(&run.platform) == Support::Unsupported
-        {
+        let (Operation::Run(run), None) = (&step.operation, record) else { continue };
+        if machine.sandbox.support(&run.platform) == Support::Unsupported {
             return Err(step::no_emulator(&run.platform));
+        }
+        if let Some(missing) = step::missing(run) {
+            return Err(missing.about(step, request));
         }
     }
     Ok((keys, inputs))

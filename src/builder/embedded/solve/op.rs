@@ -5,6 +5,7 @@
 
 use crate::builder::embedded::copy::ParentsSource;
 use crate::builder::embedded::sandbox::{Access, SANDBOX_VERSION, StepNetwork};
+use crate::builder::steps::Ulimit;
 use crate::dockerfile::Ignore;
 use crate::oci::Platform;
 use crate::time::SourceDate;
@@ -110,12 +111,18 @@ pub(super) struct RunOperation {
     pub(super) script: Option<(String, Vec<u8>)>,
     /// The platform whose code runs.
     pub(super) platform: Platform,
+    /// Names of further lines of `/etc/hosts`; where they point to is no part of a key.
+    pub(super) hosts: Vec<String>,
+    /// Resource limits in place of the usual ones.
+    pub(super) ulimits: Vec<Ulimit>,
+    /// Size of `/dev/shm` in bytes.
+    pub(super) shm_size: u64,
 }
 
 /// `RUN --mount`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MountOperation {
-    /// Absolute path.
+    /// Absolute path; empty for a secret that is only a variable.
     pub(super) target: String,
     /// What appears there.
     pub(super) what: MountKind,
@@ -153,6 +160,48 @@ pub(super) enum MountKind {
         /// Limit in bytes.
         size: Option<u64>,
     },
+    /// A secret, as a file at the target and as a variable.
+    Secret {
+        /// Which one.
+        id: String,
+        /// The variable.
+        env: Option<String>,
+        /// Owner and mode of the file.
+        owner: FileOwner,
+        /// Whether it is there.
+        presence: Presence,
+    },
+    /// The socket of an SSH agent.
+    Ssh {
+        /// Which one.
+        id: String,
+        /// Owner and mode of the socket.
+        owner: FileOwner,
+        /// Whether it is there.
+        presence: Presence,
+    },
+}
+
+/// Owner and mode of one file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FileOwner {
+    /// User.
+    pub(super) uid: u32,
+    /// Group.
+    pub(super) gid: u32,
+    /// Permissions.
+    pub(super) mode: u32,
+}
+
+/// Whether something that a step asks for was given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Presence {
+    /// It was.
+    Given,
+    /// It was not, and the step runs without.
+    Absent,
+    /// It was not, and the step cannot run. A result of the step can still be used.
+    Missing,
 }
 
 /// How steps share a cache mount.
@@ -229,11 +278,12 @@ impl MakeDirectoryOperation {
 
 impl RunOperation {
     fn fields(&self, fields: Fields) -> Fields {
-        let Self { argv, env, proxies: _, cwd, user, network, mounts, script, platform } = self;
+        // Of hosts only the names: where a machine is found is no part of what is done with it.
+        let Self { argv, env, proxies: _, cwd, user, network, mounts, script, platform, hosts, ulimits, shm_size } = self;
         let fields = fields
             .number("sandbox", u64::from(SANDBOX_VERSION))
             .field("hostname", HOSTNAME)
-            .number("shm", SHM_SIZE)
+            .number("shm", *shm_size)
             .list("argv", argv)
             .list("env", env.iter().flat_map(|(name, value)| [name, value]))
             .field("cwd", cwd)
@@ -250,6 +300,8 @@ impl RunOperation {
             .field("os", &platform.os)
             .field("architecture", &platform.architecture)
             .optional("variant", platform.variant.as_ref())
+            .list("hosts", hosts)
+            .list("ulimits", ulimits.iter().map(|limit| format!("{} {:?} {:?}", limit.resource.word(), limit.soft, limit.hard)))
             .number("mounts", mounts.len() as u64);
         mounts.iter().fold(fields, |fields, mount| mount.fields(fields))
     }
@@ -273,7 +325,22 @@ impl MountOperation {
                 .number("mode", u64::from(*mode))
                 .field("access", word(access)),
             MountKind::Tmpfs { size } => fields.field("mount", "tmpfs").number("size", size.map_or(u64::MAX, |size| size)),
+            // The value is no part of the key: another one is another password to the same door.
+            MountKind::Secret { id, env, owner, presence } => {
+                owner.fields(fields.field("mount", "secret").field("id", id).optional("env", env.as_ref()), *presence)
+            }
+            MountKind::Ssh { id, owner, presence } => owner.fields(fields.field("mount", "ssh").field("id", id), *presence),
         }
+    }
+}
+
+impl FileOwner {
+    fn fields(self, fields: Fields, presence: Presence) -> Fields {
+        fields
+            .number("uid", u64::from(self.uid))
+            .number("gid", u64::from(self.gid))
+            .number("mode", u64::from(self.mode))
+            .number("absent", u64::from(presence == Presence::Absent))
     }
 }
 
@@ -285,6 +352,8 @@ mod tests {
     fn key(operation: &Operation) -> Key {
         operation.fields("test").finish()
     }
+
+    const OWNER: FileOwner = FileOwner { uid: 0, gid: 0, mode: 0o400 };
 
     fn run() -> RunOperation {
         RunOperation {
@@ -311,9 +380,20 @@ mod tests {
                     },
                 },
                 MountOperation { target: "/t".into(), what: MountKind::Tmpfs { size: None } },
+                MountOperation {
+                    target: "/s".into(),
+                    what: MountKind::Secret { id: "s".into(), env: None, owner: OWNER, presence: Presence::Given },
+                },
+                MountOperation {
+                    target: "/a".into(),
+                    what: MountKind::Ssh { id: "a".into(), owner: OWNER, presence: Presence::Given },
+                },
             ],
             script: None,
             platform: Platform::linux("amd64"),
+            hosts: vec!["h".into()],
+            ulimits: Vec::new(),
+            shm_size: SHM_SIZE,
         }
     }
 
@@ -349,7 +429,7 @@ mod tests {
     #[test]
     fn every_field_of_a_command_that_it_can_observe_is_in_its_key() {
         let base = run();
-        let changes: [fn(&mut RunOperation); 21] = [
+        let changes: [fn(&mut RunOperation); 29] = [
             |op| op.argv = vec!["ab".into()],
             |op| op.argv.push(String::new()),
             |op| op.env[0].1 = "2".into(),
@@ -383,6 +463,20 @@ mod tests {
                 }
             },
             |op| *mount(op, 2) = MountKind::Tmpfs { size: Some(1) },
+            |op| *mount(op, 3) = MountKind::Secret { id: "t".into(), env: None, owner: OWNER, presence: Presence::Given },
+            |op| {
+                *mount(op, 3) =
+                    MountKind::Secret { id: "s".into(), env: Some("E".into()), owner: OWNER, presence: Presence::Given }
+            },
+            |op| {
+                let owner = FileOwner { mode: 0o444, ..OWNER };
+                *mount(op, 3) = MountKind::Secret { id: "s".into(), env: None, owner, presence: Presence::Given };
+            },
+            |op| *mount(op, 3) = MountKind::Secret { id: "s".into(), env: None, owner: OWNER, presence: Presence::Absent },
+            |op| *mount(op, 4) = MountKind::Ssh { id: "b".into(), owner: OWNER, presence: Presence::Given },
+            |op| op.hosts = vec!["i".into()],
+            |op| op.ulimits.push(Ulimit { resource: crate::builder::steps::Resource::Nofile, soft: Some(1), hard: None }),
+            |op| op.shm_size += 1,
         ];
         let mut keys = vec![key(&Operation::Run(Box::new(base.clone())))];
         for (n, change) in changes.into_iter().enumerate() {
@@ -393,9 +487,12 @@ mod tests {
     }
 
     #[test]
-    fn proxies_and_the_choice_of_a_cache_are_not_in_the_key_of_a_command() {
+    fn proxies_the_choice_of_a_cache_and_whether_a_required_secret_is_there_are_not_in_the_key_of_a_command() {
         let base = run();
-        let changes: [fn(&mut RunOperation); 4] = [
+        let changes: [fn(&mut RunOperation); 6] = [
+            // A result that was made with the secret can be used without.
+            |op| *mount(op, 3) = MountKind::Secret { id: "s".into(), env: None, owner: OWNER, presence: Presence::Missing },
+            |op| *mount(op, 4) = MountKind::Ssh { id: "a".into(), owner: OWNER, presence: Presence::Missing },
             |op| op.proxies.push(("http_proxy".into(), "http://p".into())),
             |op| {
                 if let MountKind::Cache { id, .. } = mount(op, 1) {

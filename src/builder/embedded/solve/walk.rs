@@ -319,6 +319,7 @@ impl<'a> Walk<'a> {
             parent,
             inputs,
             context: self.inputs.context.clone(),
+            options: self.request.steps.clone(),
             events: self.events.clone(),
             cancel: self.cancel.clone(),
         };
@@ -420,15 +421,6 @@ impl<'a> Walk<'a> {
     }
 
     fn step_error(&self, number: usize, error: StepError) -> BuildError {
-        let step = &self.plan.steps[number];
-        let (name, dockerfile, lines) = (Box::new(step.name.clone()), self.request.dockerfile.path.clone(), step.lines.clone());
-        match error {
-            StepError::Ended { outcome, tail } => {
-                let (tail, printed) = tail.finish();
-                BuildError::Step { step: name, dockerfile, lines, outcome, tail, printed }
-            }
-            StepError::Files { class, source } => BuildError::Files { step: name, dockerfile, lines, class, source },
-            StepError::Build(error) => error,
-        }
+        error.about(&self.plan.steps[number], self.request)
     }
 }

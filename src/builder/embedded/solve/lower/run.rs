@@ -1,16 +1,21 @@
-//! `RUN`, its network and its mounts.
+//! `RUN`, its network, its mounts, and what it asks of whoever starts the build.
 
 use crate::builder::Network;
 use crate::builder::embedded::image::join_directory;
 use crate::builder::embedded::sandbox::{Access, StepNetwork};
-use crate::builder::embedded::solve::op::{CacheSharing, CopyFrom, MountKind, MountOperation, Operation, RunOperation};
+use crate::builder::embedded::solve::op::{
+    CacheSharing, CopyFrom, FileOwner, MountKind, MountOperation, Operation, Presence, RunOperation, SHM_SIZE,
+};
 use crate::builder::embedded::solve::plan::Root;
 use crate::dockerfile::instruction::{Run, RunBody, RunNetwork, RunSecurity, SCRIPT_DIRECTORY};
 use crate::dockerfile::mount::{self, Mount, Sharing};
 use crate::dockerfile::scope::is_proxy;
 use crate::dockerfile::stages::{self, Input, Stage};
 
-use super::{Lowering, Refusal, StageState, not_yet, refuse, told};
+use super::{Lowering, Refusal, StageState, not_yet, refuse, refuse_with, told};
+
+/// The variable in which programs look for an agent's socket.
+const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
 
 impl Lowering<'_> {
     pub(super) fn run(
@@ -20,21 +25,38 @@ impl Lowering<'_> {
         (stage, state): (&Stage, &StageState),
     ) -> Result<(Operation, Vec<Root>), Refusal> {
         if run.security == RunSecurity::Insecure {
-            return not_yet("`RUN --security=insecure`");
+            return refuse_with(
+                "`RUN --security=insecure` is not in this builder",
+                "steps never get the rights of the machine's root; what needs them has to be done outside of the build",
+            );
         }
         if !run.devices.is_empty() {
-            return not_yet("`RUN --device`");
+            return refuse_with(
+                "`RUN --device` is not in this builder",
+                "steps see no devices of the machine; what needs one has to be done outside of the build",
+            );
         }
         let network = self.network(run.network)?;
         let mut inputs = Vec::new();
         let mut mounts: Vec<MountOperation> = Vec::new();
+        let mut env = state.scope.environment().to_vec();
+        let mut agents = 0;
         for (text, input) in run.mounts.iter().zip(&step.inputs) {
             let scope = &state.scope;
             let mount =
                 Mount::parse(text, self.dockerfile.directives.escape, &|name| scope.get(name)).map_err(|error| told(&error))?;
-            let mount = self.mount(&mount, input.as_ref(), (state.image.working_directory(), &mut inputs))?;
+            let mount = match self.given(&mount, state.image.working_directory(), agents)? {
+                Some(given) => given,
+                None => self.mount(&mount, input.as_ref(), (state.image.working_directory(), &mut inputs))?,
+            };
+            if matches!(mount.what, MountKind::Ssh { .. }) {
+                if agents == 0 && !env.iter().any(|(name, _)| name == AGENT_VARIABLE) {
+                    env.push((AGENT_VARIABLE.to_owned(), mount.target.clone()));
+                }
+                agents += 1;
+            }
             // Of two mounts at one place the later is meant.
-            mounts.retain(|earlier| earlier.target != mount.target);
+            mounts.retain(|earlier| earlier.target != mount.target || mount.target.is_empty());
             mounts.push(mount);
         }
         let body = run.body();
@@ -51,7 +73,7 @@ impl Lowering<'_> {
             .flat_map(|(name, value)| [name.to_ascii_uppercase(), name.to_ascii_lowercase()].map(|name| (name, value.clone())));
         let operation = RunOperation {
             argv,
-            env: state.scope.environment().to_vec(),
+            env,
             proxies: proxies.collect(),
             cwd: state.image.working_directory().to_owned(),
             user: state.image.user().to_owned(),
@@ -59,6 +81,9 @@ impl Lowering<'_> {
             mounts,
             script,
             platform: stage.platform.clone(),
+            hosts: self.request.steps.hosts.iter().map(|(name, _)| name.clone()).collect(),
+            ulimits: self.request.steps.ulimits.clone(),
+            shm_size: self.request.steps.shm_size.unwrap_or(SHM_SIZE),
         };
         Ok((Operation::Run(Box::new(operation)), inputs))
     }
@@ -67,8 +92,13 @@ impl Lowering<'_> {
         let network = match asked {
             RunNetwork::None => Network::None,
             RunNetwork::Default => self.request.network,
-            RunNetwork::Host if self.request.network == Network::Host => Network::Host,
-            RunNetwork::Host => return refuse("`RUN --network=host` needs the permission of whoever starts the build"),
+            RunNetwork::Host if self.request.steps.host_network || self.request.network == Network::Host => Network::Host,
+            RunNetwork::Host => {
+                return refuse_with(
+                    "`RUN --network=host` needs the permission of whoever starts the build",
+                    "`--allow network.host` gives it: the step then reaches everything on this machine",
+                );
+            }
         };
         if network == Network::Default && self.outside == StepNetwork::Host {
             let warning = "steps with a network use this machine's own, because `pasta` is not installed";
@@ -81,6 +111,41 @@ impl Lowering<'_> {
             Network::Default => self.outside,
             Network::Host => StepNetwork::Host,
         })
+    }
+
+    /// Returns the operation of a mount that shows what is given with the build, or `None` for another mount. `agents` is
+    /// how many agents the step has already.
+    fn given(&self, mount: &Mount, directory: &str, agents: usize) -> Result<Option<MountOperation>, Refusal> {
+        let owner = |mode| FileOwner {
+            uid: mount.uid.unwrap_or(0),
+            gid: mount.gid.unwrap_or(0),
+            mode: mount.mode.unwrap_or(mode) & 0o777,
+        };
+        let presence = |given, required| match (given, required) {
+            (true, _) => Presence::Given,
+            (false, false) => Presence::Absent,
+            (false, true) => Presence::Missing,
+        };
+        let steps = &self.request.steps;
+        let (target, what) = match &mount.kind {
+            mount::MountKind::Secret { id, env, required } => {
+                let presence = presence(steps.secrets.contains_key(id), *required);
+                let what = MountKind::Secret { id: id.clone(), env: env.clone(), owner: owner(0o400), presence };
+                (mount.target.clone(), what)
+            }
+            mount::MountKind::Ssh { id, required } => {
+                let presence = presence(steps.agents.contains_key(id), *required);
+                let target = Some(&mount.target).filter(|target| !target.is_empty()).cloned();
+                let target = target.unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{agents}"));
+                (target, MountKind::Ssh { id: id.clone(), owner: owner(0o600), presence })
+            }
+            _ => return Ok(None),
+        };
+        let target = if target.is_empty() { target } else { join_directory(directory, &target) };
+        if target == "/" {
+            return refuse("a mount cannot be at `/`");
+        }
+        Ok(Some(MountOperation { target, what }))
     }
 
     fn mount(
@@ -118,8 +183,7 @@ impl Lowering<'_> {
                 access,
             },
             mount::MountKind::Tmpfs { size } => MountKind::Tmpfs { size: Some(*size).filter(|size| *size > 0) },
-            mount::MountKind::Secret { .. } => return not_yet("secret mounts"),
-            mount::MountKind::Ssh { .. } => return not_yet("SSH mounts"),
+            mount::MountKind::Secret { .. } | mount::MountKind::Ssh { .. } => unreachable!("given, not found"),
         };
         if target == "/" {
             return refuse("a mount cannot be at `/`");

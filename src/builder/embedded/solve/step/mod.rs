@@ -2,6 +2,7 @@
 
 mod caches;
 mod copy;
+mod given;
 mod run;
 
 use std::io::{self, Read};
@@ -18,14 +19,17 @@ use crate::builder::embedded::pack::PackError;
 use crate::builder::embedded::passwd::{self, AccountError, Accounts};
 use crate::builder::embedded::snapshot::{Snapshot, SnapshotError};
 use crate::builder::embedded::tree::LoopError;
-use crate::builder::{BuildError, BuildEvent};
+use crate::builder::steps::StepOptions;
+use crate::builder::{BuildError, BuildEvent, BuildRequest};
 use crate::content::ErrorClass;
 use crate::oci::Platform;
 use crate::sys::process::Tail;
 
 use super::op::{MakeDirectoryOperation, Operation};
+use super::plan::Step;
 
 pub(super) use caches::{CacheMounts, lock_caches};
+pub(super) use given::{missing, used};
 
 /// A step with all it needs to run.
 pub(super) struct Job {
@@ -38,6 +42,7 @@ pub(super) struct Job {
     pub(super) parent: Snapshot,
     pub(super) inputs: Vec<Snapshot>,
     pub(super) context: Option<Arc<ContextTree>>,
+    pub(super) options: Arc<StepOptions>,
     pub(super) events: mpsc::Sender<BuildEvent>,
     pub(super) cancel: CancellationToken,
 }
@@ -67,6 +72,12 @@ pub(super) enum StepError {
 enum MissingError {
     #[error("there is no `{0}` to mount")]
     Mount(String),
+    #[error(
+        "the step needs the secret `{0}`, which was not given: `--secret id={0},src=FILE` or `--secret id={0},env=VARIABLE` gives it"
+    )]
+    Secret(String),
+    #[error("the step needs the SSH agent `{0}`, which was not given: `--ssh {0}` or `--ssh {0}=SOCKET` gives it")]
+    Agent(String),
     #[error("`/{0}` of the image has more than {limit} bytes", limit = passwd::LIMIT)]
     Accounts(&'static str),
 }
@@ -78,6 +89,19 @@ impl StepError {
 
     fn io(error: io::Error) -> Self {
         Self::files(ErrorClass::Damaged, error)
+    }
+
+    /// Returns the error of a build that ended in `step`.
+    pub(super) fn about(self, step: &Step, request: &BuildRequest) -> BuildError {
+        let (name, dockerfile, lines) = (Box::new(step.name.clone()), request.dockerfile.path.clone(), step.lines.clone());
+        match self {
+            Self::Ended { outcome, tail } => {
+                let (tail, printed) = tail.finish();
+                BuildError::Step { step: name, dockerfile, lines, outcome, tail, printed }
+            }
+            Self::Files { class, source } => BuildError::Files { step: name, dockerfile, lines, class, source },
+            Self::Build(error) => error,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::builder::embedded::sandbox::{
     Access, Exit, Mount, MountSource, ResolvedUser, RootForm, RootFs, RunStep, SandboxError,
 };
 use crate::builder::embedded::snapshot::{Draft, Snapshot, Whole};
-use crate::builder::embedded::solve::op::{CopyFrom, HOSTNAME, MountKind, RunOperation, SHM_SIZE};
+use crate::builder::embedded::solve::op::{CopyFrom, HOSTNAME, MountKind, RunOperation};
 use crate::builder::{BuildError, BuildEvent, Support};
 use crate::content::ErrorClass;
 use crate::dockerfile::Ignore;
@@ -19,7 +19,7 @@ use crate::time::SourceDate;
 
 use super::caches::CacheMounts;
 use super::copy::copy_error;
-use super::{Job, MissingError, StepError, accounts, no_emulator, warn};
+use super::{Job, MissingError, StepError, accounts, given, no_emulator, warn};
 
 /// How many of a failing step's last lines are kept.
 const TAIL: usize = 20;
@@ -37,6 +37,7 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
         mounts.push(Mount { target: target.clone(), source });
     }
     let root = Root::of(job)?;
+    let (given, agents) = given::given(job, operation, &root.directories())?;
     let mut env = operation.env.clone();
     let added = [("HOME".to_owned(), account.home.clone())];
     for (name, value) in added.iter().chain(&operation.proxies) {
@@ -53,23 +54,27 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
         network: operation.network,
         mounts,
         hostname: HOSTNAME.to_owned(),
-        shm_size: SHM_SIZE,
+        shm_size: operation.shm_size,
         platform: operation.platform.clone(),
+        given,
     };
     let mut tail = Tail::new(TAIL);
-    let mut on_output = |bytes: &[u8]| {
+    let mut tell = |bytes: &[u8]| {
         tail.push(bytes);
         // The receiver outlives the step, unless the whole build is being dropped.
         drop(job.events.blocking_send(BuildEvent::Log { step: job.number, bytes: bytes.to_vec() }));
     };
-    let exit = machine.sandbox.run(&step, &mut on_output, &job.cancel);
+    let mut mask = given::mask(job, operation);
+    let exit = machine.sandbox.run(&step, &mut |bytes| mask.push(bytes, &mut tell), &job.cancel);
+    mask.finish(&mut tell);
+    drop(agents);
     let outcome = match exit {
         Ok(Exit::Code(0)) => {
             let draft = match root {
                 Root::Overlay(draft) => draft,
                 Root::Whole(whole) => machine.snapshots.reduce(whole)?,
             };
-            return Ok(machine.snapshots.commit(draft)?);
+            return given::commit(job, operation, draft);
         }
         Ok(Exit::Code(status)) => format!("exited with status {status}"),
         Ok(Exit::Signal(signal)) => format!("was killed by signal {signal}"),
@@ -141,6 +146,7 @@ fn mounts(job: &Job, operation: &RunOperation, caches: &CacheMounts) -> Result<M
     let (mut mounts, mut copies) = (Vec::new(), Vec::new());
     for (number, mount) in operation.mounts.iter().enumerate() {
         let source = match &mount.what {
+            MountKind::Secret { .. } | MountKind::Ssh { .. } => continue,
             MountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
             MountKind::Cache { access, .. } => {
                 let path = caches.paths[number].clone().expect("every cache mount was given a directory");
