@@ -40,12 +40,12 @@ impl Image {
         let text = |value: &Value| value.as_str().expect("a string").to_owned();
         let manifest = document(manifest);
         let configuration = document(manifest["config"]["digest"].as_str().expect("a digest"));
-        // A configuration without layers says null or nothing.
+        // Without layers both documents say null, or nothing.
         let layers: Vec<_> = configuration["rootfs"]["diff_ids"].as_array().into_iter().flatten().map(text).collect();
         let base = base_of(&layers, bases);
         let mut files = base.map(|base| base.files.clone()).unwrap_or_default();
         let known = base.map_or(0, |base| base.layers.len());
-        let blobs_of_layers = manifest["layers"].as_array().expect("a manifest lists layers");
+        let blobs_of_layers: Vec<_> = manifest["layers"].as_array().into_iter().flatten().collect();
         assert_eq!(blobs_of_layers.len(), layers.len(), "as many layers as digests of them");
         for layer in blobs_of_layers.iter().skip(known) {
             files.apply(&unpack(&blobs(layer["digest"].as_str().expect("a digest"))));

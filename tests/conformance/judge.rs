@@ -72,10 +72,7 @@ impl<'a> Expected<'a> {
             }
         }
         if let Some(expected) = self.history {
-            let found = own_history(image, bases);
-            if found != expected {
-                lines.push(format!("history is {found:#?}"));
-            }
+            lines.extend(history_differences(expected, own_history(image, bases)));
         }
         lines
     }
@@ -108,10 +105,19 @@ pub fn compare(case: &Case, ours: &Image, theirs: &Image, bases: &[Image]) -> Ve
             lines.push(format!("{name} is {found}, in BuildKit {expected}"));
         }
     }
-    if other.is_none_or(|other| other.history.is_none()) && ours.history != theirs.history {
-        lines.push(format!("history is {:#?}, in BuildKit {:#?}", own_history(ours, bases), own_history(theirs, bases)));
+    if other.is_none_or(|other| other.history.is_none()) {
+        lines.extend(history_differences(own_history(theirs, bases), own_history(ours, bases)));
     }
     lines
+}
+
+fn history_differences(expected: &[String], found: &[String]) -> Vec<String> {
+    let count = expected.len().max(found.len());
+    let line = |lines: &[String], at: usize| lines.get(at).map_or("nothing".to_owned(), |line| format!("`{line}`"));
+    (0..count)
+        .filter(|at| expected.get(*at) != found.get(*at))
+        .map(|at| format!("line {} of the history is {}, not {}", at + 1, line(found, at), line(expected, at)))
+        .collect()
 }
 
 fn own_history<'a>(image: &'a Image, bases: &[Image]) -> &'a [String] {

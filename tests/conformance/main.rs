@@ -35,4 +35,4 @@ macro_rules! topics {
     };
 }
 
-topics!(archives, copy, ignore, links, owners, patterns, stages);
+topics!(archives, arguments, copy, heredocs, ignore, links, onbuild, owners, patterns, places, settings, stages, steps,);
