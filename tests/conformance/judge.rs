@@ -28,8 +28,8 @@ impl<'a> Expected<'a> {
         }
     }
 
-    /// Returns what BuildKit must give.
-    pub fn of_buildkit(case: &'a Case) -> Self {
+    /// Returns what BuildKit must give, the history only when `history` is set.
+    pub fn of_buildkit(case: &'a Case, history: bool) -> Self {
         let mut expected = Self::of_pkgbuild(case);
         expected.error = case.fails.as_ref().and_then(|failure| failure.buildkit.as_deref());
         if let Some(other) = &case.buildkit {
@@ -38,6 +38,7 @@ impl<'a> Expected<'a> {
             expected.error = other.error.as_deref().or(expected.error);
             expected.config.extend(other.config.iter().map(|(name, value)| (name.as_str(), value)));
         }
+        expected.history = expected.history.filter(|_| history);
         expected
     }
 
@@ -89,7 +90,8 @@ fn says(text: &str, pattern: &str) -> bool {
 }
 
 /// Returns one line for each thing in which two builders differ, leaving out the parts that a case says they differ in.
-pub fn compare(case: &Case, ours: &Image, theirs: &Image, bases: &[Image]) -> Vec<String> {
+/// The history counts only when `history` is set.
+pub fn compare(case: &Case, ours: &Image, theirs: &Image, bases: &[Image], history: bool) -> Vec<String> {
     let other = case.buildkit.as_ref();
     let mut lines = Vec::new();
     if other.is_none_or(|other| other.files.is_none()) {
@@ -105,7 +107,7 @@ pub fn compare(case: &Case, ours: &Image, theirs: &Image, bases: &[Image]) -> Ve
             lines.push(format!("{name} is {found}, in BuildKit {expected}"));
         }
     }
-    if other.is_none_or(|other| other.history.is_none()) {
+    if history && other.is_none_or(|other| other.history.is_none()) {
         lines.extend(history_differences(own_history(theirs, bases), own_history(ours, bases)));
     }
     lines

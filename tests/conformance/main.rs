@@ -35,4 +35,7 @@ macro_rules! topics {
     };
 }
 
-topics!(archives, arguments, copy, heredocs, ignore, links, onbuild, owners, patterns, places, settings, stages, steps,);
+topics!(
+    archives, arguments, attributes, copy, heredocs, ignore, links, onbuild, owners, parents, patterns, places, settings, stages,
+    steps,
+);

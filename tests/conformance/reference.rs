@@ -56,6 +56,11 @@ impl Reference {
         case.needs.is_none_or(|needed| needed <= self.frontend)
     }
 
+    /// Whether its history is written as today's is: arguments, ports and health checks once looked otherwise.
+    pub fn has_current_history(&self) -> bool {
+        self.frontend > FRONTEND.to_owned().try_into().expect("a version")
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.client);
         command.env_clear().env("HOME", self.home.path()).env("DOCKER_HOST", &self.engine);
@@ -99,14 +104,7 @@ impl Reference {
         let index: Value = serde_json::from_slice(&blobs["index.json"]).expect("an OCI layout");
         let manifest = index["manifests"][0]["digest"].as_str().expect("an image");
         let read = |digest: &str| blobs[&format!("blobs/{}", digest.replace(':', "/"))].clone();
-        let mut image = Image::read(manifest, &read, meanings);
-        for line in &mut image.history {
-            // Up to version 1.7 the frontend showed Go's map, since then what it holds.
-            if let Some(ports) = line.strip_prefix("EXPOSE map[") {
-                *line = format!("EXPOSE [{}", ports.replace(":{}", ""));
-            }
-        }
-        Ok(image)
+        Ok(Image::read(manifest, &read, meanings))
     }
 }
 

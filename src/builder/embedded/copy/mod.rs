@@ -26,7 +26,7 @@ use super::untar::UntarError;
 pub use filter::{Chosen, Filter, ParentsSource};
 pub use mode::{Clause, ModeChange, ModeError};
 pub(super) use place::copy_bytes;
-pub use wildcard::{Selection, select};
+pub use wildcard::{Selection, is_well_formed, select};
 
 /// Where a copy takes its files from.
 #[derive(Clone, Copy)]

@@ -52,6 +52,27 @@ pub(super) fn has_wildcard(name: &[u8]) -> bool {
     false
 }
 
+/// Returns whether a source is a path, or a pattern whose classes all end. One that is not can match nothing.
+pub fn is_well_formed(pattern: &[u8]) -> bool {
+    if !has_wildcard(pattern) {
+        return true;
+    }
+    let mut rest = pattern;
+    while let Some((first, after)) = rest.split_first() {
+        rest = match first {
+            b'\\' if after.is_empty() => return false,
+            b'\\' => &after[1..],
+            // Which character is asked about does not matter to where the class ends.
+            b'[' => match class(after, 0) {
+                Some((_, after)) => after,
+                None => return false,
+            },
+            _ => after,
+        };
+    }
+    true
+}
+
 /// Returns whether `pattern` matches all of `name`. A malformed pattern matches nothing.
 pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let Some((first, rest)) = pattern.split_first() else { return name.is_empty() };
@@ -127,6 +148,16 @@ fn character(text: &[u8]) -> (u32, usize) {
 mod tests {
     use super::super::super::tree::Entry;
     use super::*;
+
+    #[test]
+    fn a_class_that_never_ends_is_no_pattern() {
+        for good in ["", "a", "a*", "[a]", "[^a-z]b", "[[]", r"[\]]", r"a\*", r"a\", "a]b", "日[本語]*"] {
+            assert!(is_well_formed(good.as_bytes()), "{good}");
+        }
+        for bad in ["[", "a[b", "[]", "[]a]", "[a-", "[-a]", "[^", "*[", r"*\", r"[a\"] {
+            assert!(!is_well_formed(bad.as_bytes()), "{bad}");
+        }
+    }
 
     #[test]
     fn patterns_match_as_go_says() {

@@ -1,10 +1,13 @@
 //! The step's root: the overlay and its mounts, made by the supervisor, entered by the first process of the step.
 
 use std::cell::RefCell;
+use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
+use fs_err::os::unix::fs::OpenOptionsExt as _;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
@@ -149,16 +152,18 @@ fn make_stubs(stubs: &Path, prepared: &Prepared) -> io::Result<()> {
     targets.push((Path::new("/etc/hosts"), false));
     targets.extend(prepared.resolver.as_ref().map(|_| (Path::new("/etc/resolv.conf"), false)));
     targets.extend(prepared.mounts.iter().map(|mount| (mount.target.as_path(), mount.source.is_directory())));
-    fs_err::create_dir_all(stubs)?;
+    // Steps see these directories, and one that they write into is in their layer: not with the mode of our umask, 0.
+    let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o755).create(path);
+    make(stubs)?;
     for (target, directory) in targets {
         let mut place = stubs.to_owned();
         // Only plain names count: the stub is below our own directory whatever the target says.
         place.extend(target.components().filter(|part| matches!(part, Component::Normal(_))));
         if directory {
-            fs_err::create_dir_all(&place)?;
+            make(&place)?;
         } else {
-            fs_err::create_dir_all(place.parent().unwrap_or(stubs))?;
-            fs_err::OpenOptions::new().create(true).append(true).open(&place)?;
+            make(place.parent().unwrap_or(stubs))?;
+            fs_err::OpenOptions::new().create(true).append(true).mode(0o644).open(&place)?;
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `COPY` and `ADD`.
 
-use crate::builder::embedded::copy::{ModeChange, ParentsSource};
+use crate::builder::embedded::copy::{ModeChange, ParentsSource, is_well_formed};
 use crate::builder::embedded::image::join_directory;
 use crate::builder::embedded::passwd;
 use crate::builder::embedded::solve::op::{CopyFrom, CopyOperation, CopyPart, CopyWhat, Operation};
@@ -58,6 +58,9 @@ impl Lowering<'_> {
         {
             let message = format!("`--link` does not look at the image, so `--chown={owner}` cannot be told");
             return refuse_with(message, "give numbers, or leave `--link` out");
+        }
+        if let Some(source) = transfer.sources.iter().find(|source| !is_well_formed(source.as_bytes())) {
+            return refuse_with(format!("`{source}` is not a pattern: a `[` in it is never closed"), "`[[]` means a bracket");
         }
         let exclude = Ignore::from_patterns(transfer.exclude.iter().map(String::as_str));
         let exclude = exclude.map_err(|error| told(&error))?;
