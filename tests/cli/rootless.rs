@@ -10,6 +10,9 @@ use std::process::Command;
 /// A user that `scripts/setup` has made: with subordinate ids.
 const SUBIDS: &str = "pkgbuild-m2";
 
+/// And one without any.
+const SINGLE: &str = "pkgbuild-m3";
+
 /// The program as a user other than root: a copy that the user can read, and a home of the user's.
 struct Rootless {
     program: Program,
@@ -169,6 +172,12 @@ fn same_as_root(user: &'static str) -> Run {
     let again = rootless.run(&repository, &[&["build", "--offline", "--force"][..], &arguments[3..]].concat()).success();
     assert_eq!(again.lines(), root.lines(), "{}", again.stderr);
     assert!(again.stderr.contains("cached"), "{}", again.stderr);
+    // And where no overlay can be mounted.
+    rootless.run(&repository, &["cache", "clean"]).success();
+    let mut copying = rootless.command(&rootless.checkout(&repository), &arguments);
+    let copied = Run::of(&arguments, copying.env("PKGBUILD_OVERLAY", "off").output().expect("starts")).success();
+    assert_eq!(copied.lines(), root.lines(), "{}", copied.stderr);
+    assert!(copied.stderr.contains("copies its whole root"), "{}", copied.stderr);
     let cleaned = rootless.run(&repository, &["cache", "clean"]).success();
     assert!(!rootless.program.cache().join("pkgbuild/v1/forms").exists(), "{} {}", rootless.name, cleaned.stdout);
     first
@@ -178,4 +187,10 @@ fn same_as_root(user: &'static str) -> Run {
 fn a_user_with_subordinate_ids_builds_what_root_builds() {
     let run = same_as_root(SUBIDS);
     assert!(!run.stderr.contains("single user id"), "{}", run.stderr);
+}
+
+#[test]
+fn a_user_with_a_single_id_builds_what_root_builds() {
+    let run = same_as_root(SINGLE);
+    assert_eq!(run.stderr.matches("single user id").count(), 1, "{}", run.stderr);
 }

@@ -46,6 +46,7 @@ impl Test {
             shm_size: 64 << 20,
             platform: Platform::host(),
             given: Default::default(),
+            links: Vec::new(),
         };
         Self { directory, step }
     }

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::content::ErrorClass;
 use crate::sys::fs::named;
 
-use super::form::{DEVICE, Form, OURS, OWNER, Owners, parse_device, parse_owner};
+use super::form::{DEVICE, Form, OURS, OWNER, Owners, born, parse_device, parse_owner};
 use super::parallel;
 use super::snapshot::draft::{Draft, Whiteouts};
 use super::snapshot::upper::{make_whiteout, open_beneath, set_time, shown};
@@ -178,6 +178,7 @@ impl Walk<'_> {
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let mut attributes = Attributes::default();
         let mut opaque = None;
+        let has_attributes = matches!(FileType::from_raw_mode(stat.st_mode), FileType::Directory | FileType::RegularFile);
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let inner = open_beneath(directory.as_fd(), name.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -224,7 +225,17 @@ impl Walk<'_> {
                 return Ok(None);
             }
         };
-        let owner = self.owner(&path, &stat, &kind, attributes.owner);
+        let owner = match attributes.owner {
+            None if !has_attributes => self.link_owner(directory, name, &stat),
+            recorded => recorded,
+        };
+        let unwritten = owner.is_none() && has_attributes && self.form.is_single();
+        let owner = self.owner(&path, &stat, &kind, owner);
+        if unwritten {
+            // The steps after this one run as others.
+            let file = open_beneath(directory.as_fd(), name.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW)?;
+            self.form.own(file.as_fd(), owner.0, owner.1)?;
+        }
         let entry = entry(&stat, kind, owner, attributes.kept);
         self.hands_down(&path, &entry);
         self.found.push(Found { entry, path, stat });
@@ -235,7 +246,6 @@ impl Walk<'_> {
     /// lower layers' link or pipe that it was copied from; else that of whatever the step makes.
     fn owner(&self, path: &[u8], stat: &Stat, kind: &Kind, recorded: Option<(u32, u32)>) -> (u32, u32) {
         let is_link = !matches!(kind, Kind::Directory | Kind::File { .. });
-        let recorded = recorded.or_else(|| self.owners.links.get(&stat.st_ino).copied().filter(|_| is_link));
         if let Some(owner) = recorded {
             return owner;
         }
@@ -246,6 +256,15 @@ impl Walk<'_> {
             Some(below) if is_link && below.kind == *kind => (below.uid, below.gid),
             _ => (self.owners.new.0, self.groups.get(split(path).0).copied().unwrap_or(self.owners.new.1)),
         }
+    }
+
+    fn link_owner(&self, directory: &OwnedFd, name: &OsStr, stat: &Stat) -> Option<(u32, u32)> {
+        let known = self.owners.links.get(&stat.st_ino)?;
+        if known.born.is_some() {
+            let file = open_beneath(directory.as_fd(), name.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW).ok()?;
+            return (born(file.as_fd()) == known.born).then_some(known.owner);
+        }
+        Some(known.owner)
     }
 
     fn hands_down(&mut self, path: &[u8], entry: &Entry) {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode as Permissions, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::sandbox::{self, Mode};
 use super::tree::{Entry, Kind};
@@ -60,16 +61,56 @@ pub enum FormError {
     },
 }
 
+/// The owner of a link or a pipe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct LinkOwner {
+    /// User and group.
+    pub(super) owner: (u32, u32),
+    /// When the inode was made, where that matters: another one with its number was made later.
+    pub(super) born: Option<(i64, u32)>,
+}
+
+/// Returns when an inode was made, on file systems that know.
+pub(super) fn born(file: BorrowedFd<'_>) -> Option<(i64, u32)> {
+    let mask = rustix::fs::StatxFlags::BTIME;
+    let found = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, mask).ok()?;
+    let known = found.stx_mask & mask.bits() != 0;
+    known.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec))
+}
+
 /// Owners of what is in a draft and cannot say it itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Owners {
     /// Of links and pipes, by inode in the upper directory.
-    pub(super) links: HashMap<u64, (u32, u32)>,
+    pub(super) links: HashMap<u64, LinkOwner>,
     /// Of everything that is new and says nothing: who the step runs as.
     pub(super) new: (u32, u32),
 }
 
+/// Name of the file beside an upper directory in which the sandbox leaves the owners of links.
+pub(super) const OWNERS_FILE: &str = "owners";
+
+impl Owners {
+    /// Takes over what a step that ran as `new` left.
+    pub(super) fn of_step(&mut self, new: (u32, u32), links: Vec<(u64, LinkOwner)>) {
+        self.new = new;
+        self.links.extend(links);
+    }
+}
+
 impl Form {
+    /// Reads what a step left about owners that do not stand on disk, beside its upper directory.
+    ///
+    /// # Errors
+    /// When it is not there, or not what the sandbox writes.
+    pub(super) fn read_owners(&self, upper: &Path) -> io::Result<Vec<(u64, LinkOwner)>> {
+        if !self.is_single() {
+            return Ok(Vec::new());
+        }
+        let beside = upper.parent().ok_or(io::ErrorKind::NotFound)?.join(OWNERS_FILE);
+        Ok(serde_json::from_slice(&fs_err::read(beside)?)?)
+    }
+
     /// Returns the form in which this process can write layers.
     ///
     /// # Errors
@@ -187,7 +228,7 @@ impl Form {
             return Ok(rustix::fs::chownat(directory, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?);
         }
         let inode = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino;
-        owners.links.insert(inode, (entry.uid, entry.gid));
+        owners.links.insert(inode, LinkOwner { owner: (entry.uid, entry.gid), born: None });
         Ok(())
     }
 

@@ -47,7 +47,7 @@ use crate::oci::Platform;
 use crate::store::Store;
 
 use base::BaseImages;
-use sandbox::{Mode, Obstacle, Sandbox};
+use sandbox::{Obstacle, Sandbox};
 use snapshot::{SnapshotError, Snapshots};
 use solve::Records;
 
@@ -142,7 +142,7 @@ impl Builder for EmbeddedBuilder {
 
     async fn build(&self, request: &BuildRequest, on: &(dyn Fn(BuildEvent) + Send + Sync)) -> Result<BuiltImage, BuildError> {
         // Not only RUN: layers have owners, devices and marks that only root can write.
-        if !matches!(self.machine.sandbox.mode(), Some(Mode::Root | Mode::Subids)) {
+        if self.machine.sandbox.mode().is_none() {
             let obstacle = self.machine.sandbox.obstacle();
             return Err(BuildError::Unsupported {
                 platform: Box::new(request.platform.clone()),

@@ -88,12 +88,12 @@ async fn carry_out(
     {
         options.warnings.push(format!("images are built without the annotation {INPUT_KEY}: {}", first_line(failure)));
     }
-    let obstacle = match standing {
-        Ok(Some(Found { mode: Mode::SingleId, single: Some(why) })) => Some(Obstacle::Single(why)),
-        Ok(_) => None,
-        Err(obstacle) => Some(obstacle),
-    };
-    let sandbox = Sandbox::of_this_program().hindered_by(obstacle).with_overlay(context.settings.overlay);
+    if plan.builds()
+        && let Ok(Some(Found { mode: Mode::SingleId, single: Some(why) })) = &standing
+    {
+        options.warnings.push(format!("steps run with a single user id, slower and with less protection between users: {why}"));
+    }
+    let sandbox = Sandbox::of_this_program().hindered_by(standing.err()).with_overlay(context.settings.overlay);
     let builder = EmbeddedBuilder::open(store.clone(), sandbox, prepared.at_once)?;
     let engine = Engine { store, registry: prepared.registry, builder: Arc::new(builder) };
     let mut outside = Outside { clock: &clock, started, sink: &*prepared.sink, interrupts };

@@ -16,6 +16,7 @@ use rustix::thread::CpuSet;
 use serde::{Deserialize, Serialize};
 
 use super::Context;
+use crate::builder::embedded::sandbox;
 use crate::cli::args::VerifyReproArgs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
@@ -54,6 +55,8 @@ const CONDITIONS: [Conditions; 2] = [
 const APART: Duration = Duration::from_millis(1_100);
 
 pub(super) fn run(args: &VerifyReproArgs, context: &mut Context) -> Result<Exit, Failure> {
+    // Both rounds run where this process is; where it can be nowhere, they say why.
+    drop(sandbox::enter());
     let settings = context.settings.clone();
     let file = |action, path: &Path| {
         let path = path.to_owned();

@@ -14,7 +14,9 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use serde::{Deserialize, Serialize};
 
 use super::init::{Failure, trying};
+use super::mode::{self, Mode};
 use super::mounts::{INERT, attach, open_path};
+use super::single;
 use crate::builder::secret::{SECRET_LIMIT, Secret};
 use crate::builder::steps::{Resource, Ulimit};
 
@@ -150,7 +152,11 @@ impl StepFile {
     fn own(&self, path: &Path) -> Result<(), Failure> {
         let failed = || format!("set the owner and mode of `{}`", self.target);
         // The owner first: a change of it may clear bits of the mode.
-        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid)).map_err(trying(failed()))?;
+        match mode::of_process() {
+            // Sockets have no attributes: with a single id they seem to be root's.
+            Some(Mode::SingleId) => drop(single::record_owner(path, self.uid, self.gid)),
+            _ => std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid)).map_err(trying(failed()))?,
+        }
         fs_err::set_permissions(path, std::fs::Permissions::from_mode(self.mode)).map_err(trying(failed()))
     }
 }

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -15,7 +16,9 @@ use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::mode::{self, Mode as Isolation};
 use super::root::{self, Prepared};
+use super::single::{self, Overseer};
 use super::spec::Report;
 use super::{Exit, INIT_NAME, RunStep, StepNetwork, seccomp};
 
@@ -48,7 +51,7 @@ fn supervise() -> io::Result<()> {
     let mut step: RunStep = serde_json::from_slice(&spec).map_err(io::Error::other)?;
     step.given.receive(&mut socket)?;
     match start(&step, &socket) {
-        Ok(child) => watch(child, &socket),
+        Ok((child, questions)) => watch(child, &socket, (questions, &step)),
         Err((action, error)) => report(&socket, &setup_failed(action, &error)),
     }
 }
@@ -73,8 +76,9 @@ pub(super) fn die_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
-/// Prepares the root and clones the first process of the step.
-fn start(step: &RunStep, socket: &File) -> Result<Pid, Failure> {
+/// Prepares the root and clones the first process of the step. Where the supervisor is to answer the step's questions
+/// about ids, also returns the socket over which it is told where to hear them.
+fn start(step: &RunStep, socket: &File) -> Result<(Pid, Option<UnixStream>), Failure> {
     rustix::process::umask(Mode::empty());
     set_limits();
     step.given.limit()?;
@@ -83,6 +87,10 @@ fn start(step: &RunStep, socket: &File) -> Result<Pid, Failure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).map_err(trying("make mounts private"))?;
     let prepared = root::prepare(step)?;
+    let (questions, asker) = match mode::of_process() {
+        Some(Isolation::SingleId) => UnixStream::pair().map(|(a, b)| (Some(a), Some(b))).map_err(trying("make a socket"))?,
+        _ => (None, None),
+    };
     let (mapped_reader, mut mapped_writer) = io::pipe().map_err(trying("make a pipe"))?;
     let mut flags = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
@@ -98,20 +106,20 @@ fn start(step: &RunStep, socket: &File) -> Result<Pid, Failure> {
     match pid {
         -1 => Err(trying("make the step's namespaces")(io::Error::last_os_error())),
         0 => {
-            drop(mapped_writer);
-            let code = i32::from(first_process(step, &prepared, socket, mapped_reader).is_err());
+            drop((mapped_writer, questions));
+            let code = i32::from(first_process(step, &prepared, socket, (mapped_reader, asker)).is_err());
             // SAFETY: ends this clone without running the parent's exit handlers.
             unsafe { libc::_exit(code) }
         }
         pid => {
-            drop(mapped_reader);
+            drop((mapped_reader, asker));
             let pid = Pid::from_raw(pid).expect("a child's pid is positive");
             map_identities(pid).map_err(trying("map user and group ids"))?;
             if step.network == StepNetwork::Outbound {
                 super::outbound::connect(pid).map_err(trying("start `pasta`"))?;
             }
             mapped_writer.write_all(b"m").map_err(trying("start the step"))?;
-            Ok(pid)
+            Ok((pid, questions))
         }
     }
 }
@@ -162,26 +170,48 @@ fn map_identities(child: Pid) -> io::Result<()> {
 /// How long a step may take to end by itself when it is cancelled.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Waits for the step's first process; ends it when the other side of the socket closes.
-fn watch(child: Pid, socket: &File) -> io::Result<()> {
+/// Waits for the step's first process, answering its questions; ends it when the other side of the socket closes.
+fn watch(child: Pid, socket: &File, (questions, step): (Option<UnixStream>, &RunStep)) -> io::Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};
     let handle = rustix::process::pidfd_open(child, rustix::process::PidfdFlags::empty())?;
     let mut cancelled_at: Option<Instant> = None;
+    let mut questions = questions;
+    let mut overseer: Option<Overseer> = None;
     loop {
-        let wanted = if cancelled_at.is_some() { PollFlags::empty() } else { PollFlags::IN | PollFlags::RDHUP };
         let tick = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-        let mut fds = [PollFd::from_borrowed_fd(handle.as_fd(), PollFlags::IN), PollFd::from_borrowed_fd(socket.as_fd(), wanted)];
-        let timeout = cancelled_at.map(|_| &tick);
-        match poll(&mut fds[..if cancelled_at.is_some() { 1 } else { 2 }], timeout) {
+        let mut fds = vec![PollFd::from_borrowed_fd(handle.as_fd(), PollFlags::IN)];
+        fds.extend(overseer.as_ref().map(|overseer| PollFd::from_borrowed_fd(overseer.waits_on(), PollFlags::IN)));
+        fds.extend(questions.as_ref().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
+        if cancelled_at.is_none() {
+            fds.push(PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN | PollFlags::RDHUP));
+        }
+        match poll(&mut fds, cancelled_at.map(|_| &tick)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        if !fds[0].revents().is_empty() {
+        let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        if !ready[0].is_empty() {
             rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())?;
-            return Ok(());
+            return overseer.map_or(Ok(()), |overseer| overseer.finish(step));
+        }
+        let mut rest = ready[1..].iter();
+        if let Some(oversees) = &mut overseer {
+            let ready = *rest.next().expect("it was asked for");
+            if ready.contains(PollFlags::IN) {
+                oversees.serve()?;
+            } else if ready.contains(PollFlags::HUP) {
+                // Nobody is left who could ask.
+                oversees.finish(step)?;
+                overseer = None;
+            }
+        } else if let Some(socket) = &questions
+            && !rest.next().expect("it was asked for").is_empty()
+        {
+            overseer = single::receive(socket)?.map(|listener| Overseer::new(listener, step)).transpose()?;
+            questions = None;
         }
         match cancelled_at {
-            None if !fds[1].revents().is_empty() => {
+            None if ready.last().is_some_and(|ready| !ready.is_empty()) => {
                 cancelled_at = Some(Instant::now());
                 let _ = rustix::process::pidfd_send_signal(&handle, Signal::TERM);
             }
@@ -194,11 +224,16 @@ fn watch(child: Pid, socket: &File) -> io::Result<()> {
 }
 
 /// Process 1 of the step's namespaces: makes the surroundings, starts the step, collects orphans, reports.
-fn first_process(step: &RunStep, prepared: &Prepared, socket: &File, mut mapped: io::PipeReader) -> io::Result<()> {
+fn first_process(
+    step: &RunStep,
+    prepared: &Prepared,
+    socket: &File,
+    (mut mapped, asker): (io::PipeReader, Option<UnixStream>),
+) -> io::Result<()> {
     mapped.read_exact(&mut [0])?;
     // The supervisor is outside of these namespaces but still the parent.
     die_with_parent()?;
-    match surround(step, prepared).and_then(|()| fork_step(step)) {
+    match surround(step, prepared).and_then(|()| fork_step(step, asker)) {
         Ok((child, failed)) => {
             let ended = reap(child)?;
             prepared.remove_made_targets();
@@ -244,7 +279,7 @@ fn loopback_up() -> io::Result<()> {
 }
 
 /// Forks the step. The returned pipe yields four bytes of `errno` if the program could not be executed, else nothing.
-fn fork_step(step: &RunStep) -> Result<(Pid, OwnedFd), Failure> {
+fn fork_step(step: &RunStep, asker: Option<UnixStream>) -> Result<(Pid, OwnedFd), Failure> {
     let signals = [libc::SIGCHLD, libc::SIGTERM];
     block(&signals, true).map_err(trying("block signals"))?;
     let (failed, mut tell) = io::pipe().map_err(trying("make a pipe"))?;
@@ -254,7 +289,7 @@ fn fork_step(step: &RunStep) -> Result<(Pid, OwnedFd), Failure> {
         -1 => Err(trying("fork")(io::Error::last_os_error())),
         0 => {
             drop((failed, ready));
-            let outcome = block(&signals, false).map_err(trying("unblock signals")).and_then(|()| become_step(step));
+            let outcome = block(&signals, false).map_err(trying("unblock signals")).and_then(|()| become_step(step, asker));
             if let Err((action, error)) = outcome {
                 // The text goes to process 1, which has the socket.
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -342,7 +377,7 @@ fn wait_for_signal(signals: &[i32]) -> io::Result<i32> {
 const CAPABILITIES: CapabilitySet = CapabilitySet::from_bits_retain(0xa804_25fb);
 
 /// Gives up everything the step is not to have, up to but without `execve`.
-fn become_step(step: &RunStep) -> Result<(), Failure> {
+fn become_step(step: &RunStep, asker: Option<UnixStream>) -> Result<(), Failure> {
     rustix::process::setsid().map_err(trying("start a session"))?;
     // Rust ignores SIGPIPE; a shell's `yes | head` must not.
     // SAFETY: restores the default disposition.
@@ -350,7 +385,14 @@ fn become_step(step: &RunStep) -> Result<(), Failure> {
     make_working_directory(step)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // The filter goes in while this process may still install one; all that follows is allowed by it.
-    seccomp::install().map_err(trying("filter system calls"))?;
+    let asks = if asker.is_some() { seccomp::Asks::Supervisor } else { seccomp::Asks::Nobody };
+    let listener = seccomp::install(asks).map_err(trying("filter system calls"))?;
+    if let (Some(listener), Some(asker)) = (listener, &asker) {
+        single::send(asker, listener.as_fd()).map_err(trying("reach the supervisor"))?;
+    }
+    if asker.is_some() {
+        return limit_single(step).and_then(|()| close_from(3).map_err(trying("close files")));
+    }
     drop_bounding_set().map_err(trying("drop capabilities"))?;
     let _ = rustix::thread::clear_ambient_capability_set();
     // The C library's versions, because they are for the whole process by definition; it has one thread.
@@ -368,6 +410,25 @@ fn become_step(step: &RunStep) -> Result<(), Failure> {
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).map_err(trying("limit capabilities"))?;
     close_from(3).map_err(trying("close files"))
+}
+
+/// As for everybody else, but for ids: the supervisor keeps those, and the kernel has but one.
+fn limit_single(step: &RunStep) -> Result<(), Failure> {
+    let kept = if step.user.uid == 0 {
+        CAPABILITIES
+    } else {
+        // The id that the kernel knows is root's, which would get all capabilities back with the next program.
+        let bits = libc::SECBIT_NOROOT | libc::SECBIT_NOROOT_LOCKED;
+        // SAFETY: sets flags of this thread by value.
+        if unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits, 0, 0, 0) } != 0 {
+            return Err(trying("limit root")(io::Error::last_os_error()));
+        }
+        CapabilitySet::empty()
+    };
+    drop_bounding_set().map_err(trying("drop capabilities"))?;
+    let _ = rustix::thread::clear_ambient_capability_set();
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).map_err(trying("limit capabilities"))
 }
 
 fn drop_bounding_set() -> io::Result<()> {
@@ -402,6 +463,10 @@ fn make_working_directory(step: &RunStep) -> Result<(), Failure> {
             cwd.ancestors().take_while(|path| rustix::fs::stat(*path).is_err()).map(Path::to_owned).collect();
         for path in missing.iter().rev() {
             rustix::fs::mkdir(path.as_path(), Mode::from_raw_mode(0o755)).map_err(trying(failed()))?;
+            if mode::of_process() == Some(Isolation::SingleId) {
+                single::record_owner(path, step.user.uid, step.user.gid).map_err(trying(failed()))?;
+                continue;
+            }
             let owner = (rustix::fs::Uid::from_raw(step.user.uid), rustix::fs::Gid::from_raw(step.user.gid));
             rustix::fs::chown(path.as_path(), Some(owner.0), Some(owner.1)).map_err(trying(failed()))?;
         }

@@ -23,6 +23,7 @@ mod mounts;
 mod outbound;
 mod root;
 mod seccomp;
+mod single;
 mod spec;
 pub(super) mod trial;
 
@@ -40,10 +41,10 @@ pub use given::{Given, StepFile, StepSecret, StepSocket};
 pub use init::init_if_asked;
 pub use launch::Sandbox;
 pub use mode::{Found, Mode, Obstacle, WhySingle, enter, of_process as current_mode, probe};
-pub use spec::{Access, Exit, Mount, MountSource, ResolvedUser, RootForm, RootFs, RunStep, StepNetwork};
+pub use spec::{Access, Exit, Mount, MountSource, OwnedLink, ResolvedUser, RootForm, RootFs, RunStep, StepNetwork};
 
 /// Changes whenever a step can observe something new in its surroundings; part of every step's cache key.
-pub const SANDBOX_VERSION: u32 = 1;
+pub const SANDBOX_VERSION: u32 = 2;
 
 /// The name under which the program starts itself as a supervisor.
 pub const INIT_NAME: &str = "pkgbuild-sandbox-init";

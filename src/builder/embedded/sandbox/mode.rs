@@ -110,9 +110,6 @@ pub enum Obstacle {
     /// The kernel has none.
     #[error("this kernel has no user namespaces")]
     Missing,
-    /// There is a namespace, but with one id only.
-    #[error("there is a single user id: {0}")]
-    Single(WhySingle),
     /// Something else went wrong.
     #[error("cannot {action} ({})", io::Error::from_raw_os_error(*.errno))]
     Failed {
@@ -135,7 +132,6 @@ impl Obstacle {
             Self::Refused => {
                 "run the container with `--privileged`, or with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined`; or run pkgbuild as root of the machine"
             }
-            Self::Single(why) => why.help(),
             Self::Missing | Self::Failed { .. } => "run pkgbuild as root",
         }
     }
@@ -203,7 +199,7 @@ pub fn enter() -> Result<Found, Obstacle> {
             make_namespace()?;
             match helper.map()? {
                 None => {
-                    usable()?;
+                    make_mounts()?;
                     return Ok(Found { mode: Mode::Subids, single: None });
                 }
                 Some(why) => why,
@@ -211,7 +207,7 @@ pub fn enter() -> Result<Found, Obstacle> {
         }
     };
     map_own(uid, gid).map_err(|error| Obstacle::failed("map the own user id", &error))?;
-    usable()?;
+    make_mounts()?;
     Ok(Found { mode: Mode::SingleId, single: Some(single) })
 }
 
@@ -264,37 +260,24 @@ fn refused() -> Obstacle {
     if restricts.is_ok_and(|text| text.trim() == "1") { Obstacle::AppArmor } else { Obstacle::Refused }
 }
 
-/// Makes sure that the rights in the namespace count: security modules may let it be made and then refuse what it is for.
-fn usable() -> Result<(), Obstacle> {
-    // SAFETY: the child makes one system call and ends.
-    match unsafe { libc::fork() } {
-        -1 => Err(Obstacle::failed("start a process", &io::Error::last_os_error())),
-        0 => {
-            // SAFETY: this fork has a single thread; it ends without running the parent's exit handlers.
-            unsafe {
-                let made = rustix::thread::unshare_unsafe(UnshareFlags::NEWNS);
-                libc::_exit(made.err().map_or(0, |errno| errno.raw_os_error().min(255)))
-            }
-        }
-        child => match wait_for(child) {
-            0 => Ok(()),
-            libc::EPERM | libc::EACCES => Err(refused()),
-            libc::ENOSPC => Err(Obstacle::failed("make a mount namespace", &io::Error::from_raw_os_error(libc::ENOSPC))),
-            errno => Err(Obstacle::failed("make a mount namespace", &io::Error::from_raw_os_error(errno))),
-        },
+/// Makes a mount namespace that belongs to the user namespace, in which overlays can be mounted. Security modules may let
+/// the user namespace be made and then refuse what it is for.
+///
+/// What is mounted outside later is seen inside as well.
+fn make_mounts() -> Result<(), Obstacle> {
+    // SAFETY: the caller has a single thread.
+    match unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) } {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => Err(refused()),
+        Err(errno) => Err(Obstacle::failed("make a mount namespace", &errno.into())),
     }
 }
 
-/// Waits for a child and returns its exit status; -1 when it did not end by itself.
-fn wait_for(child: libc::pid_t) -> i32 {
-    let mut status = 0;
-    // SAFETY: waits for a child of this process; the status outlives the call.
-    while unsafe { libc::waitpid(child, &raw mut status, 0) } == -1 {
-        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return -1;
-        }
-    }
-    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { -1 }
+fn wait_for(child: libc::pid_t) {
+    // SAFETY: waits for a child of this process; no status is asked for.
+    while unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) } == -1
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
 }
 
 /// Maps 0 to the user, which everybody may do, once supplementary groups are given up for good.

@@ -6,8 +6,11 @@
 //! programs on a 64-bit kernel), which the crates at hand cannot express.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use libc::{c_long, sock_filter, sock_fprog};
+
+use super::single::{NOTIFIED_COMPAT, NOTIFIED_NATIVE, Notified, When};
 
 /// Namespace flags of `clone`: a step may not make namespaces of its own.
 const NAMESPACE_FLAGS: u32 = 0x7e02_0000;
@@ -25,6 +28,7 @@ const NATIVE: Arch = Arch {
     clone3: libc::SYS_clone3 as u32,
     personality: libc::SYS_personality as u32,
     socket: libc::SYS_socket as u32,
+    notified: NOTIFIED_NATIVE,
 };
 
 #[cfg(target_arch = "aarch64")]
@@ -36,12 +40,21 @@ const NATIVE: Arch = Arch {
     clone3: libc::SYS_clone3 as u32,
     personality: libc::SYS_personality as u32,
     socket: libc::SYS_socket as u32,
+    notified: NOTIFIED_NATIVE,
 };
 
 /// 32-bit programs on a 64-bit kernel, by the numbers of the i386 interface.
 #[cfg(target_arch = "x86_64")]
-const COMPAT: &[Arch] =
-    &[Arch { audit: 0x4000_0003, end: u32::MAX, denied: I386_DENIED, clone: 120, clone3: 435, personality: 136, socket: 359 }];
+const COMPAT: &[Arch] = &[Arch {
+    audit: 0x4000_0003,
+    end: u32::MAX,
+    denied: I386_DENIED,
+    clone: 120,
+    clone3: 435,
+    personality: 136,
+    socket: 359,
+    notified: NOTIFIED_COMPAT,
+}];
 
 /// 32-bit ARM programs are answered "no such call": their numbers have not been reviewed.
 #[cfg(target_arch = "aarch64")]
@@ -55,6 +68,8 @@ struct Arch {
     clone3: u32,
     personality: u32,
     socket: u32,
+    /// What the supervisor is asked about, when it answers.
+    notified: &'static [Notified],
 }
 
 const DENIED: &[c_long] = &[
@@ -147,6 +162,7 @@ const FIRST_ARGUMENT: u32 = 16;
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const NOT_PERMITTED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+const ASK: u32 = libc::SECCOMP_RET_USER_NOTIF;
 const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 /// `PER_LINUX`, `PER_LINUX32`, each with and without `UNAME26`, and the query.
@@ -161,7 +177,7 @@ fn verdict_if(code: u16, k: u32, verdict: u32) -> [sock_filter; 2] {
     [sock_filter { code, jt: 0, jf: 1, k }, op(RETURN, verdict)]
 }
 
-fn rules(arch: &Arch) -> Vec<sock_filter> {
+fn rules(arch: &Arch, asks: Asks) -> Vec<sock_filter> {
     let mut program = vec![op(LOAD, NUMBER)];
     program.extend(verdict_if(JUMP_GREATER, arch.end - 1, NO_SUCH_CALL));
     program.extend(verdict_if(JUMP_GREATER, LAST_REVIEWED, NO_SUCH_CALL));
@@ -185,14 +201,25 @@ fn rules(arch: &Arch) -> Vec<sock_filter> {
     let mut socket = verdict_if(JUMP_EQUAL, libc::AF_VSOCK as u32, NOT_PERMITTED).to_vec();
     socket.push(op(RETURN, ALLOW));
     program.extend(argument_rule(arch.socket, socket));
+    for notified in arch.notified.iter().filter(|_| asks == Asks::Supervisor) {
+        match notified.when() {
+            When::Always => program.extend(verdict_if(JUMP_EQUAL, notified.number, ASK)),
+            When::Bits(argument, bits) => {
+                program.push(sock_filter { code: JUMP_EQUAL, jt: 0, jf: 4, k: notified.number });
+                program.push(op(LOAD, FIRST_ARGUMENT + 8 * u32::from(argument)));
+                program.extend(verdict_if(JUMP_SET, bits, ASK));
+                program.push(op(RETURN, ALLOW));
+            }
+        }
+    }
     program.push(op(RETURN, ALLOW));
     program
 }
 
-fn filter() -> Vec<sock_filter> {
+fn filter(asks: Asks) -> Vec<sock_filter> {
     let mut program = vec![op(LOAD, ARCHITECTURE)];
     for arch in std::iter::once(&NATIVE).chain(COMPAT) {
-        let rules = rules(arch);
+        let rules = rules(arch, asks);
         // A conditional jump reaches 255 instructions; the unconditional one reaches over the whole list.
         program.push(sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: arch.audit });
         program.push(op(JUMP, rules.len() as u32));
@@ -202,17 +229,37 @@ fn filter() -> Vec<sock_filter> {
     program
 }
 
-/// Installs the filter in this process for good. Needs `CAP_SYS_ADMIN` in the user namespace, because steps keep the right
-/// to gain privileges by setuid programs.
+/// Who is asked about calls that are about ids.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asks {
+    /// The kernel alone decides.
+    Nobody,
+    /// The supervisor (`single`).
+    Supervisor,
+}
+
+/// Installs the filter in this process for good; returns where the calls that the supervisor is asked about are told.
+/// Needs `CAP_SYS_ADMIN` in the user namespace, because steps keep the right to gain privileges by setuid programs.
 ///
 /// # Errors
 /// The kernel's, when it has no seccomp filters.
-pub(super) fn install() -> io::Result<()> {
-    let mut program = filter();
+pub(super) fn install(asks: Asks) -> io::Result<Option<OwnedFd>> {
+    let mut program = filter(asks);
     let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the program is valid for the length given and lives until the call returns; the kernel copies it.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &program) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let install = |flags: libc::c_ulong| {
+        // SAFETY: the program is valid for the length given and lives until the call returns; the kernel copies it.
+        let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &program) };
+        if result >= 0 { Ok(result as i32) } else { Err(io::Error::last_os_error()) }
+    };
+    if asks == Asks::Nobody {
+        return install(0).map(|_| None);
+    }
+    // Once a call was told, only a signal that kills ends the waiting (Linux 5.19): otherwise each of them restarts it.
+    const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let file = install(listener | WAIT_KILLABLE).or_else(|_| install(listener))?;
+    // SAFETY: the kernel made the descriptor for this call.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(file) }))
 }
 
 #[cfg(test)]
@@ -221,7 +268,11 @@ mod tests {
 
     /// Runs the filter as the kernel would, on one call.
     fn decide(arch: u32, number: u32, argument: u32) -> u32 {
-        let (program, mut at, mut accumulator) = (filter(), 0usize, 0u32);
+        run(filter(Asks::Nobody), arch, number, argument)
+    }
+
+    fn run(program: Vec<sock_filter>, arch: u32, number: u32, argument: u32) -> u32 {
+        let (mut at, mut accumulator) = (0usize, 0u32);
         loop {
             let sock_filter { code, jt, jf, k } = program[at];
             at += 1;
@@ -263,6 +314,19 @@ mod tests {
         assert_eq!(decide(NATIVE.audit, libc::SYS_socket as u32, libc::AF_INET as u32), ALLOW);
         assert_eq!(decide(NATIVE.audit, libc::SYS_personality as u32, 0x2_0000), ALLOW);
         assert_eq!(decide(NATIVE.audit, libc::SYS_personality as u32, 0x004_0000), NOT_PERMITTED);
+    }
+
+    #[test]
+    fn the_supervisor_is_asked_about_ids_and_about_files_that_are_made() {
+        let ask = |number: libc::c_long, argument: u32| run(filter(Asks::Supervisor), NATIVE.audit, number as u32, argument);
+        for number in [libc::SYS_fchownat, libc::SYS_newfstatat, libc::SYS_getuid, libc::SYS_setresuid, libc::SYS_execve] {
+            assert_eq!(ask(number, 0), ASK, "{number}");
+            assert_eq!(decide(NATIVE.audit, number as u32, 0), ALLOW, "{number}");
+        }
+        assert_eq!(ask(libc::SYS_openat, (libc::O_RDWR | libc::O_CREAT) as u32), ASK);
+        assert_eq!(ask(libc::SYS_openat, libc::O_RDWR as u32), ALLOW);
+        assert_eq!(ask(libc::SYS_read, 0), ALLOW);
+        assert_eq!(ask(libc::SYS_mount, 0), NOT_PERMITTED);
     }
 
     #[test]

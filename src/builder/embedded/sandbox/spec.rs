@@ -32,6 +32,19 @@ pub struct RunStep {
     pub platform: Platform,
     /// What it is given from outside.
     pub given: Given,
+    /// With a single user id: links and pipes of the layers that do not belong to 0:0.
+    pub links: Vec<OwnedLink>,
+}
+
+/// A link or a pipe and its owner.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OwnedLink {
+    /// Path relative to the root.
+    pub path: Vec<u8>,
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
 }
 
 /// The directories that a root file system is made of. The directory that holds `upper` must be private to this step: the

@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 
 use crate::builder::embedded::copy::{self, CopyPart, CopySource, CopyStep, Wanted};
 use crate::builder::embedded::sandbox::{
-    Access, Exit, Mount, MountSource, ResolvedUser, RootForm, RootFs, RunStep, SandboxError,
+    Access, Exit, Mount, MountSource, OwnedLink, ResolvedUser, RootForm, RootFs, RunStep, SandboxError,
 };
 use crate::builder::embedded::snapshot::{Draft, Snapshot, Whole};
 use crate::builder::embedded::solve::op::{CopyFrom, HOSTNAME, MountKind, RunOperation};
+use crate::builder::embedded::tree::Kind;
 use crate::builder::{BuildError, BuildEvent, Support};
 use crate::content::ErrorClass;
 use crate::dockerfile::Ignore;
@@ -57,6 +58,7 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
         shm_size: operation.shm_size,
         platform: operation.platform.clone(),
         given,
+        links: links(job),
     };
     let mut tail = Tail::new(TAIL);
     let mut tell = |bytes: &[u8]| {
@@ -70,10 +72,12 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
     drop(agents);
     let outcome = match exit {
         Ok(Exit::Code(0)) => {
-            let draft = match root {
+            let owners = machine.snapshots.form().read_owners(&step.root.upper).map_err(StepError::io)?;
+            let mut draft = match root {
                 Root::Overlay(draft) => draft,
                 Root::Whole(whole) => machine.snapshots.reduce(whole)?,
             };
+            draft.owners.of_step((step.user.uid, step.user.gid), owners);
             return given::commit(job, operation, draft);
         }
         Ok(Exit::Code(status)) => format!("exited with status {status}"),
@@ -92,6 +96,19 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
         Err(error) => return Err(StepError::files(ErrorClass::Permanent, error)),
     };
     Err(StepError::Ended { outcome, tail: Box::new(tail) })
+}
+
+/// Returns the owners of links and pipes, which do not stand on disk where there is a single id.
+fn links(job: &Job) -> Vec<OwnedLink> {
+    if !job.machine.snapshots.form().is_single() {
+        return Vec::new();
+    }
+    let entries = job
+        .parent
+        .tree
+        .range(b"")
+        .filter(|(_, entry)| matches!(entry.kind, Kind::Symlink { .. } | Kind::Fifo) && (entry.uid, entry.gid) != (0, 0));
+    entries.map(|(path, entry)| OwnedLink { path, uid: entry.uid, gid: entry.gid }).collect()
 }
 
 /// What the step's root is made of.
