@@ -5,6 +5,7 @@ mod support;
 
 mod bundles;
 mod demo;
+mod doctor;
 mod end_to_end;
 mod killed;
 mod lint;

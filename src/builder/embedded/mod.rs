@@ -10,11 +10,13 @@
 //! | [`tree`], [`snapshot`], [`differ`], [`untar`], [`copy`], [`context`], [`pack`] | files |
 //! | `form` | how files stand on disk, for root and for everybody else |
 //! | [`sandbox`] | commands |
+//! | [`doctor`] | what can be done on this machine |
 
 pub mod collect;
 pub mod context;
 pub mod copy;
 pub mod differ;
+pub mod doctor;
 pub mod pack;
 pub mod sandbox;
 pub mod snapshot;

@@ -137,6 +137,8 @@ pub enum Command {
     /// Find every mistake in build.yml and Dockerfile; builds nothing
     #[command(mut_args(without_steps))]
     Lint(LintArgs),
+    /// Say whether and how this machine can build, and what would make it better
+    Doctor(DoctorArgs),
     /// Show which package needs which
     #[command(mut_args(without_steps))]
     Graph(GraphArgs),
@@ -242,6 +244,14 @@ pub struct VerifyReproArgs {
     /// Further options of `build` for both builds, as in `-- --build-arg DEBUG=1`
     #[arg(last = true, value_name = "BUILD OPTIONS")]
     pub build_args: Vec<String>,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Debug, Clone, Default)]
+pub struct DoctorArgs {
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `graph`.

@@ -5,6 +5,7 @@ mod cache;
 mod cache_content;
 mod cache_gc;
 mod completion;
+mod doctor;
 mod graph;
 mod inspect;
 mod lint;
@@ -41,6 +42,7 @@ pub fn run(line: CommandLine, context: &mut Context) -> Result<Exit, Failure> {
         Command::Cache(args) => cache::run(args.command, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Lint(args) => lint::run(&args, context),
+        Command::Doctor(args) => doctor::run(&args, context),
         Command::Graph(args) => graph::run(&args, context),
         Command::Completion(args) => completion::run(&args, context),
         Command::Manifest(args) => manifest::run(&args, context),

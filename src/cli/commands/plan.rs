@@ -150,15 +150,18 @@ pub(super) fn show(prepared: &Prepared, told: &Told<'_>, json: bool, context: &m
     Ok(())
 }
 
+/// Returns the word for how a platform is served.
+pub(super) fn how(support: Support) -> &'static str {
+    match support {
+        Support::Native => "native",
+        Support::Emulated => "emulated",
+        Support::Unsupported => "no RUN steps",
+    }
+}
+
 fn unit_plan(unit: &PlannedUnit, sandbox: &Sandbox, error: Option<&String>) -> UnitPlan {
-    let builder = matches!(unit.decision, Decision::Build(_)).then(|| {
-        let how = match sandbox.support(&unit.platform) {
-            Support::Native => "native",
-            Support::Emulated => "emulated",
-            Support::Unsupported => "no RUN steps",
-        };
-        format!("embedded ({how})")
-    });
+    let builder =
+        matches!(unit.decision, Decision::Build(_)).then(|| format!("embedded ({})", how(sandbox.support(&unit.platform))));
     let digest = match unit.decision {
         Decision::UseLocal(digest) | Decision::UseRemote(digest) | Decision::Pull(digest) => Some(digest.to_string()),
         Decision::Build(_) | Decision::Refuse(_) => None,

@@ -61,6 +61,14 @@ impl Emulators {
     }
 }
 
+impl Emulators {
+    /// Returns a handler for programs of `platform` that works only inside roots that have its interpreter.
+    pub fn loose_handler(&self, platform: &Platform) -> Option<&Handler> {
+        let header = elf_header(platform)?;
+        self.handlers.iter().find(|handler| !handler.fixed && handler.matches(&header))
+    }
+}
+
 impl Handler {
     /// Parses one file of `binfmt_misc`; disabled and extension-based handlers give `None`.
     fn parse(name: &str, text: &str) -> Option<Self> {
