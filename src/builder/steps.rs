@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
 
-/// What steps may ask for, and how far they may go. Nothing of it but the names of secrets, agents and hosts, the size of
-/// `/dev/shm` and the resource limits of processes can be told by what a step's key is made of.
+/// What steps may ask for, and how far they may go. In keys are the names of secrets, agents and hosts, whether an optional
+/// one was there, the size of `/dev/shm` and the resource limits; never a value, a socket or an address.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StepOptions {
     /// Secrets by id, for `RUN --mount=type=secret`.
@@ -22,34 +22,8 @@ pub struct StepOptions {
     pub ulimits: Vec<Ulimit>,
     /// Size of `/dev/shm` in bytes.
     pub shm_size: Option<u64>,
-    /// Bounds of what one step uses.
-    pub limits: StepLimits,
     /// Whether `RUN --network=host` is permitted.
     pub host_network: bool,
-}
-
-/// Bounds of one step with all its processes, kept by control groups. What is `None` is not bounded.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct StepLimits {
-    /// Memory in bytes.
-    pub memory: Option<u64>,
-    /// Memory and swap together, in bytes; not less than `memory`.
-    pub memory_and_swap: Option<u64>,
-    /// Time of processors, in thousandths of one.
-    pub milli_cpus: Option<u64>,
-    /// Share of the processors' time when others want it too: 2 to 262,144, where 1024 is usual.
-    pub cpu_shares: Option<u64>,
-    /// Processors that may be used, as a list: `0-3,7`.
-    pub cpu_set: Option<String>,
-    /// How many processes and threads there may be.
-    pub processes: Option<u64>,
-}
-
-impl StepLimits {
-    /// Returns whether anything is bounded.
-    pub fn any(&self) -> bool {
-        *self != Self::default()
-    }
 }
 
 /// A resource limit of processes (`setrlimit`).

@@ -254,7 +254,7 @@ async fn what_is_not_there_yet_is_refused_by_name_with_its_line_before_anything_
         ("COPY --parents d/[ /", "`d/[` is not a pattern"),
         ("RUN --security=insecure x", "--security=insecure"),
         ("RUN --network=host x", "--allow network.host"),
-        ("RUN --mount=type=cache,target=/c,from=a x", "cache mount with `from`"),
+        ("RUN --mount=type=cache,target=/c,source=a x", "cache mount with `source` needs `from`"),
         ("RUN --mount=type=bind,target=/ x", "cannot be at `/`"),
         ("COPY --chmod=u=z f /", "mode"),
         ("ADD --keep-git-dir f /", "--keep-git-dir"),

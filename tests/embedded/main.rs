@@ -2,6 +2,7 @@
 
 mod build;
 mod cache;
+mod caches;
 mod collect;
 mod fixture;
 mod given;

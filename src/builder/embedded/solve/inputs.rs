@@ -13,7 +13,7 @@ use crate::builder::embedded::tree::{LayerId, LoopError, Tree};
 use crate::dockerfile::Ignore;
 
 use super::key::{Fields, Key};
-use super::op::{CopyFrom, CopyWhat, MountKind, Operation};
+use super::op::{CopyFrom, CopyWhat, Initial, MountKind, Operation};
 use super::plan::{Plan, Root, Step};
 use super::record::Record;
 use super::select::{selected, selected_with_parents};
@@ -136,7 +136,9 @@ impl Inputs {
             })?,
             Operation::MakeDirectory(_) => fields,
             Operation::Run(run) => run.mounts.iter().try_fold(fields, |fields, mount| match &mount.what {
-                MountKind::Bind { from, source, .. } => add(fields, *from, Source::Mounted(source)),
+                MountKind::Bind { from, source, .. } | MountKind::Cache { initial: Some(Initial { from, source, .. }), .. } => {
+                    add(fields, *from, Source::Mounted(source))
+                }
                 _ => Ok(fields),
             })?,
         };

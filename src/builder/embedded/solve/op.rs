@@ -154,6 +154,8 @@ pub(super) enum MountKind {
         mode: u32,
         /// Whether the command may write.
         access: Access,
+        /// What a new one starts with; empty if `None`.
+        initial: Option<Initial>,
     },
     /// Memory.
     Tmpfs {
@@ -180,6 +182,17 @@ pub(super) enum MountKind {
         /// Whether it is there.
         presence: Presence,
     },
+}
+
+/// What a new cache directory starts with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Initial {
+    /// Where the files come from.
+    pub(super) from: CopyFrom,
+    /// Path of a directory there.
+    pub(super) source: String,
+    /// Whether the directory keeps the owner and mode that it has there.
+    pub(super) keeps_owner: bool,
 }
 
 /// Owner and mode of one file.
@@ -317,8 +330,8 @@ impl MountOperation {
         match &self.what {
             // The files under `source` are an input.
             MountKind::Bind { from: _, source: _, access } => fields.field("mount", "bind").field("access", word(access)),
-            // Steps that differ only in how they share a cache, or in which one they use, do the same.
-            MountKind::Cache { id: _, sharing: _, uid, gid, mode, access } => fields
+            // What a new one starts with is an input, too. Steps that differ only in how they share a cache, or in which one they use, do the same.
+            MountKind::Cache { id: _, sharing: _, uid, gid, mode, access, initial: _ } => fields
                 .field("mount", "cache")
                 .number("uid", u64::from(*uid))
                 .number("gid", u64::from(*gid))
@@ -377,6 +390,7 @@ mod tests {
                         gid: 0,
                         mode: 0o755,
                         access: Access::ReadWrite,
+                        initial: None,
                     },
                 },
                 MountOperation { target: "/t".into(), what: MountKind::Tmpfs { size: None } },

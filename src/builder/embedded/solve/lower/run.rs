@@ -4,7 +4,7 @@ use crate::builder::Network;
 use crate::builder::embedded::image::join_directory;
 use crate::builder::embedded::sandbox::{Access, StepNetwork};
 use crate::builder::embedded::solve::op::{
-    CacheSharing, CopyFrom, FileOwner, MountKind, MountOperation, Operation, Presence, RunOperation, SHM_SIZE,
+    CacheSharing, CopyFrom, FileOwner, Initial, MountKind, MountOperation, Operation, Presence, RunOperation, SHM_SIZE,
 };
 use crate::builder::embedded::solve::plan::Root;
 use crate::dockerfile::instruction::{Run, RunBody, RunNetwork, RunSecurity, SCRIPT_DIRECTORY};
@@ -12,7 +12,7 @@ use crate::dockerfile::mount::{self, Mount, Sharing};
 use crate::dockerfile::scope::is_proxy;
 use crate::dockerfile::stages::{self, Input, Stage};
 
-use super::{Lowering, Refusal, StageState, not_yet, refuse, refuse_with, told};
+use super::{Lowering, Refusal, StageState, refuse, refuse_with, told};
 
 /// The variable in which programs look for an agent's socket.
 const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
@@ -168,9 +168,24 @@ impl Lowering<'_> {
                 };
                 MountKind::Bind { from, source: join_directory("/", source).trim_start_matches('/').to_owned(), access }
             }
-            mount::MountKind::Cache { from: Some(_), .. } => return not_yet("a cache mount with `from`"),
-            mount::MountKind::Cache { source, .. } if !source.is_empty() => return not_yet("a cache mount with `source`"),
-            mount::MountKind::Cache { id, sharing, .. } => MountKind::Cache {
+            mount::MountKind::Cache { from: None, source, .. } if !source.is_empty() => {
+                return refuse_with(
+                    "a cache mount with `source` needs `from`",
+                    "`source` is a directory of the stage or image that a new cache starts from",
+                );
+            }
+            mount::MountKind::Cache { id, sharing, source, .. } => MountKind::Cache {
+                initial: match input {
+                    None | Some(Input::Scratch) => None,
+                    Some(input) => {
+                        inputs.push(self.root(input));
+                        Some(Initial {
+                            from: CopyFrom::Input(inputs.len() - 1),
+                            source: join_directory("/", source).trim_start_matches('/').to_owned(),
+                            keeps_owner: mount.uid.is_none() && mount.gid.is_none() && mount.mode.is_none(),
+                        })
+                    }
+                },
                 id: id.clone(),
                 sharing: match sharing {
                     Sharing::Shared => CacheSharing::Shared,

@@ -19,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::builder::BuildError;
 use crate::builder::embedded::form::Form;
-use crate::builder::embedded::solve::op::{CacheSharing, MountKind, Operation};
+use crate::builder::embedded::solve::op::{CacheSharing, CopyFrom, Initial, MountKind, Operation};
+use crate::content::ErrorClass;
 use crate::sys::fs::{Lock, LockKind};
 
-use super::{Job, StepError};
+use super::{Job, MissingError, StepError};
 
 /// The cache directories a step uses; they are its own, or shared, until this is dropped.
 pub(in crate::builder::embedded) struct CacheMounts {
@@ -75,13 +76,20 @@ pub(in crate::builder::embedded::solve) async fn lock_caches(job: &Job) -> Resul
     mounts.paths = vec![None; run.mounts.len()];
     // In one order everywhere, so that no two steps wait for each other.
     let mut order: Vec<usize> = (0..run.mounts.len()).collect();
-    order.sort_by_key(|number| match &run.mounts[*number].what {
-        MountKind::Cache { id, .. } => Some(id.clone()),
-        _ => None,
+    let names = run.mounts.iter().map(|mount| match &mount.what {
+        MountKind::Cache { id, initial: None, .. } => Ok(Some(id.clone())),
+        // A cache that starts with something else is another one.
+        MountKind::Cache { id, initial: Some(initial), .. } => {
+            Ok(Some(format!("{id}\0{}", starting_point(job, initial)?.1.to_hex())))
+        }
+        _ => Ok(None),
     });
+    let names = names.collect::<Result<Vec<Option<String>>, StepError>>()?;
+    order.sort_by_key(|number| &names[*number]);
     let mut held: Vec<(String, PathBuf)> = Vec::new();
     for number in order {
-        let MountKind::Cache { id, sharing, uid, gid, mode, .. } = &run.mounts[number].what else { continue };
+        let MountKind::Cache { sharing, uid, gid, mode, initial, .. } = &run.mounts[number].what else { continue };
+        let id = names[number].as_ref().expect("every cache has a name");
         let home = job.machine.mounts.join(identity(&job.namespace, id));
         // The same cache mounted twice in one step is one directory, and one lock.
         if let Some((_, path)) = held.iter().find(|(known, _)| known == id) {
@@ -93,7 +101,16 @@ pub(in crate::builder::embedded::solve) async fn lock_caches(job: &Job) -> Resul
             CacheSharing::Private => first_free(&home).map_err(StepError::io)?,
         };
         mounts._held.push(lock);
-        make_cache(&path, job.machine.snapshots.form(), (*uid, *gid), *mode).map_err(StepError::io)?;
+        if !path.try_exists().map_err(StepError::io)? {
+            let form = job.machine.snapshots.form();
+            match initial {
+                None => make_cache(&path, form, (*uid, *gid), *mode).map_err(StepError::io)?,
+                Some(initial) => {
+                    let owner = (!initial.keeps_owner).then_some((*uid, *gid, *mode));
+                    fill_cache(job, initial, owner, &path)?;
+                }
+            }
+        }
         held.push((id.clone(), path.clone()));
         mounts.paths[number] = Some(path);
     }
@@ -142,11 +159,42 @@ fn first_free(home: &Path) -> io::Result<(PathBuf, Held)> {
     unreachable!("some number of four billion is free")
 }
 
-/// Makes a cache directory with its owner and mode, unless it is there: it is then left as it is.
-fn make_cache(path: &Path, form: &Form, (uid, gid): (u32, u32), mode: u32) -> io::Result<()> {
-    if path.try_exists()? {
-        return Ok(());
+/// Returns the path of the directory that a new cache starts with, and the hash of that.
+fn starting_point(job: &Job, Initial { from, source, .. }: &Initial) -> Result<(Vec<u8>, blake3::Hash), StepError> {
+    let CopyFrom::Input(input) = from else { unreachable!("a cache starts from a stage or an image") };
+    let tree = &job.inputs[*input].tree;
+    let real = tree.resolve(source.as_bytes())?;
+    let hash = tree.hash_of(&real).ok_or_else(|| MissingError::Mount(source.clone()));
+    let hash = hash.map_err(|missing| StepError::files(ErrorClass::Permanent, missing))?.0;
+    if tree.get(&real).is_none_or(|entry| !entry.is_directory()) {
+        return Err(StepError::files(ErrorClass::Permanent, MissingError::NotADirectory(source.clone())));
     }
+    Ok((real, hash))
+}
+
+/// Makes a cache directory as a copy of what it starts with. `owner` is user, group and mode where those are given.
+fn fill_cache(job: &Job, initial: &Initial, owner: Option<(u32, u32, u32)>, path: &Path) -> Result<(), StepError> {
+    let CopyFrom::Input(input) = initial.from else { unreachable!("a cache starts from a stage or an image") };
+    let (real, _) = starting_point(job, initial)?;
+    let snapshots = &job.machine.snapshots;
+    let whole = snapshots.whole(&job.inputs[input], &real)?;
+    let filled = whole.path(&real);
+    let placed = || -> io::Result<()> {
+        if let Some((uid, gid, mode)) = owner {
+            snapshots.form().own_directory(&filled, uid, gid)?;
+            fs_err::set_permissions(&filled, std::fs::Permissions::from_mode(mode))?;
+        }
+        match fs_err::rename(&filled, path) {
+            // As in `make_cache`; those that share a cache may fill it at once, with the same.
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => Ok(()),
+            result => result,
+        }
+    };
+    placed().map_err(StepError::io)
+}
+
+/// Makes a cache directory with its owner and mode.
+fn make_cache(path: &Path, form: &Form, (uid, gid): (u32, u32), mode: u32) -> io::Result<()> {
     let parent = path.parent().expect("a cache lies in a directory");
     let fresh = tempfile::Builder::new().prefix(crate::sys::fs::UNFINISHED).tempdir_in(parent)?;
     form.own_directory(fresh.path(), uid, gid)?;

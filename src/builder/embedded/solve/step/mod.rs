@@ -72,6 +72,8 @@ pub(super) enum StepError {
 enum MissingError {
     #[error("there is no `{0}` to mount")]
     Mount(String),
+    #[error("`{0}` is no directory, which a cache could start from")]
+    NotADirectory(String),
     #[error(
         "the step needs the secret `{0}`, which was not given: `--secret id={0},src=FILE` or `--secret id={0},env=VARIABLE` gives it"
     )]
