@@ -130,7 +130,7 @@ impl Obstacle {
                 "as root: `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or an AppArmor profile with `userns,` for pkgbuild; or run pkgbuild as root"
             }
             Self::Refused => {
-                "run the container with `--privileged`, or with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined`; or run pkgbuild as root of the machine"
+                "run the container with `--privileged`, or with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined --security-opt apparmor=unconfined`; or run pkgbuild as root of the machine"
             }
             Self::Missing | Self::Failed { .. } => "run pkgbuild as root",
         }
