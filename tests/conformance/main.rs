@@ -36,6 +36,6 @@ macro_rules! topics {
 }
 
 topics!(
-    archives, arguments, attributes, copy, heredocs, ignore, links, onbuild, owners, parents, patterns, places, settings, stages,
-    steps,
+    archives, arguments, attributes, copy, heredocs, ignore, linked, links, onbuild, owners, parents, patterns, places, settings,
+    stages, steps,
 );
