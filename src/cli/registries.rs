@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::error::Failure;
 use super::settings::Settings;
+use crate::builder::embedded::remote::{RemoteAccess, RemoteSettings};
 use crate::engine::event::{Event, EventKind, EventSink};
 use crate::package::{Settings as WorkspaceSettings, Workspace, WorkspaceOptions};
 use crate::registry::{
@@ -68,6 +69,15 @@ pub(super) fn registry(
         })),
         ..RegistrySettings::default()
     })?)
+}
+
+/// Returns how sources that `ADD` takes from elsewhere are reached.
+pub(super) fn remotes(settings: &Settings) -> RemoteSettings {
+    RemoteSettings {
+        certificate_files: settings.cert_files.clone(),
+        access: if settings.offline { RemoteAccess::Offline } else { RemoteAccess::Online },
+        ..RemoteSettings::default()
+    }
 }
 
 /// Returns the registry of `[REGISTRY=]URL`, `*` when none is named.

@@ -26,7 +26,7 @@ use crate::content::{BlobReader, ErrorClass, verifying};
 use crate::oci::{Descriptor, Digest};
 
 use super::auth::{Authorization, Scope};
-use super::channel::SILENCE_LIMIT;
+use super::clients::SILENCE_LIMIT;
 use super::counters::Counters;
 use super::error::{RegistryError, Request, Said};
 use super::manifests::Place;

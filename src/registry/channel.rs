@@ -1,32 +1,19 @@
 //! The HTTP clients: one of our own for each scheme, and oci-client's for blobs.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use oci_client::client::{Certificate as OciCertificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
-use reqwest::redirect::Policy;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::auth::Authorization;
+use super::clients::{CONNECT_LIMIT, Clients, USER_AGENT};
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
 
-/// What we call ourselves to registries.
-const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
-/// How long a connection may take to be made.
-const CONNECT_LIMIT: Duration = Duration::from_secs(15);
-/// How long a registry may say nothing before the connection counts as broken.
-pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-
 /// The clients of one run, made when first needed.
 pub(super) struct Channels {
-    certificates: Vec<CertificateDer<'static>>,
-    plain: OnceLock<reqwest::Client>,
-    encrypted: OnceLock<reqwest::Client>,
+    clients: Clients,
     blobs: Mutex<Vec<BlobClient>>,
 }
 
@@ -45,30 +32,13 @@ struct BlobClient {
 const BLOB_CLIENTS: usize = 32;
 
 impl Channels {
-    pub fn new(certificates: Vec<CertificateDer<'static>>) -> Self {
-        Self { certificates, plain: OnceLock::new(), encrypted: OnceLock::new(), blobs: Mutex::default() }
+    pub fn new(clients: Clients) -> Self {
+        Self { clients, blobs: Mutex::default() }
     }
 
-    /// Returns the client for `plain` or encrypted addresses. It follows no redirect: who may be led where, and with
-    /// what, is decided for each.
+    /// Returns the client for `plain` or encrypted addresses. It follows no redirect.
     pub fn client(&self, plain: bool) -> Result<&reqwest::Client, RegistryError> {
-        let cell = if plain { &self.plain } else { &self.encrypted };
-        if let Some(client) = cell.get() {
-            return Ok(client);
-        }
-        let builder = || {
-            reqwest::Client::builder()
-                .user_agent(USER_AGENT)
-                .connect_timeout(CONNECT_LIMIT)
-                .read_timeout(SILENCE_LIMIT)
-                .redirect(Policy::none())
-        };
-        let certificates = self.certificates.iter().map(|der| reqwest::Certificate::from_der(der));
-        let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(|e| RegistryError::Client(e.into()))?;
-        // Without a single CA certificate on the machine no client can be made; plain HTTP needs none.
-        let builder = if plain { builder().tls_certs_only(certificates) } else { builder().tls_certs_merge(certificates) };
-        let client = builder.build().map_err(|e| RegistryError::Client(e.into()))?;
-        Ok(cell.get_or_init(|| client))
+        self.clients.client(plain)
     }
 
     /// Returns oci-client for the blobs on `endpoint` under `authorization`.
@@ -107,7 +77,7 @@ impl Channels {
         let certificates = || {
             let certificate =
                 |der: &CertificateDer<'_>| OciCertificate { encoding: CertificateEncoding::Der, data: der.to_vec() };
-            self.certificates.iter().map(certificate).collect()
+            self.clients.certificates().iter().map(certificate).collect()
         };
         let config = |protocol, only_ours: bool| ClientConfig {
             protocol,
@@ -128,20 +98,4 @@ impl Channels {
         };
         made.map_err(|error| RegistryError::Client(error.into()))
     }
-}
-
-/// Returns the certificates in the PEM files `paths`.
-pub(super) fn read_certificates(paths: &[PathBuf]) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
-    let mut certificates = Vec::new();
-    for path in paths {
-        let before = certificates.len();
-        let failed = |source: io::Error| RegistryError::CertificateFile { path: path.clone(), source };
-        for certificate in CertificateDer::pem_slice_iter(&fs_err::read(path as &Path).map_err(failed)?) {
-            certificates.push(certificate.map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?);
-        }
-        if certificates.len() == before {
-            return Err(RegistryError::NoCertificate(path.clone()));
-        }
-    }
-    Ok(certificates)
 }

@@ -31,6 +31,7 @@
 mod auth;
 mod blobs;
 mod channel;
+mod clients;
 mod conditional;
 mod counters;
 mod credentials;
@@ -52,6 +53,7 @@ use std::time::Duration;
 
 use crate::oci::Repository;
 
+pub use clients::Clients;
 pub use conditional::TagOutcome;
 pub use counters::{Counters, Traffic};
 pub use credentials::{CredentialError, CredentialSources, Login, Secret};
@@ -60,7 +62,7 @@ pub use helper::HelperError;
 pub use manifests::RemoteManifest;
 pub use mirrors::{Beyond, MirrorUrl, Mirrors};
 pub use repository::{Pushed, RemoteRepository};
-pub use retry::{RetryPolicy, Retrying};
+pub use retry::{Backoff, RetryPolicy, Retrying, retry_after};
 
 use endpoint::Endpoint;
 use transport::Transport;

@@ -36,18 +36,19 @@ pub struct Retrying {
 }
 
 /// The pauses of one request.
-pub(super) struct Backoff {
+pub struct Backoff {
     policy: RetryPolicy,
     failed: u32,
 }
 
 impl Backoff {
-    pub(super) fn new(policy: RetryPolicy) -> Self {
+    /// Returns the pauses of a request that was not sent yet.
+    pub fn new(policy: RetryPolicy) -> Self {
         Self { policy, failed: 0 }
     }
 
     /// Counts a failure and returns the pause before the next attempt, or `None` when there is none.
-    pub(super) fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
+    pub fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
         self.failed += 1;
         if self.failed >= self.policy.attempts || asked.is_some_and(|asked| asked > self.policy.patience) {
             return None;
@@ -66,7 +67,7 @@ fn fraction() -> f64 {
 }
 
 /// Reads `Retry-After`: seconds, or an HTTP date (RFC 9110, "Retry-After").
-pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }

@@ -12,7 +12,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::content::ErrorClass;
 
 use super::auth::{Authorization, Keyring, Scope, read_body, refusal};
-use super::channel::{Channels, read_certificates};
+use super::channel::Channels;
+use super::clients::Clients;
 use super::counters::Counters;
 use super::endpoint::Endpoint;
 use super::error::{RegistryError, Request, redacted};
@@ -130,8 +131,7 @@ impl Attempts<'_> {
 
 impl Transport {
     pub fn new(settings: Settings) -> Result<Self, RegistryError> {
-        let certificates = read_certificates(&settings.certificate_files)?;
-        let channels = Arc::new(Channels::new(certificates));
+        let channels = Arc::new(Channels::new(Clients::new(&settings.certificate_files)?));
         let counters = Arc::new(Counters::default());
         let keyring = Keyring::new(settings.credentials.clone(), Arc::clone(&channels), Arc::clone(&counters));
         Ok(Self { settings, channels, keyring, counters, hosts: Mutex::default() })

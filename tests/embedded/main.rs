@@ -7,5 +7,8 @@ mod collect;
 mod fixture;
 mod given;
 mod link;
+mod remote_git;
+mod remote_http;
 mod run;
+mod web;
 mod whole;

@@ -6,6 +6,7 @@
 //! | `base` | base images: fetched and unpacked when a step needs their files |
 //! | `agent` | SSH agents, forwarded to steps |
 //! | `leak` | values of secrets: masked in what steps print, looked for in what they leave |
+//! | [`remote`] | what `ADD` takes from elsewhere: files by URL, git repositories |
 //! | `image`, `passwd` | config and history as instructions change them; users and groups of an image |
 //! | [`tree`], [`snapshot`], [`differ`], [`untar`], [`copy`], [`context`], [`pack`] | files |
 //! | `form` | how files stand on disk, for root and for everybody else |
@@ -18,6 +19,7 @@ pub mod copy;
 pub mod differ;
 pub mod doctor;
 pub mod pack;
+pub mod remote;
 pub mod sandbox;
 pub mod snapshot;
 pub mod tree;
@@ -49,6 +51,7 @@ use crate::oci::Platform;
 use crate::store::Store;
 
 use base::BaseImages;
+use remote::{RemoteOpenError, RemoteSettings, Remotes};
 use sandbox::{Obstacle, Sandbox};
 use snapshot::{SnapshotError, Snapshots};
 use solve::Records;
@@ -66,6 +69,7 @@ struct Machine {
     records: Records,
     sandbox: Sandbox,
     bases: BaseImages,
+    remotes: Remotes,
     /// Where cache mounts live.
     mounts: PathBuf,
     /// Bounds how many steps run at once.
@@ -99,6 +103,9 @@ pub enum OpenError {
     /// The step cache cannot be kept.
     #[error("cannot open the builder's step cache")]
     Records(#[from] io::Error),
+    /// Remote sources cannot be kept or reached.
+    #[error("cannot prepare for sources that `ADD` takes from elsewhere")]
+    Remotes(#[from] RemoteOpenError),
 }
 
 impl EmbeddedBuilder {
@@ -116,6 +123,7 @@ impl EmbeddedBuilder {
         Ok(Self {
             machine: Arc::new(Machine {
                 records: Records::open(home)?,
+                remotes: Remotes::open(home, &RemoteSettings::default())?,
                 snapshots,
                 store,
                 sandbox,
@@ -127,6 +135,16 @@ impl EmbeddedBuilder {
                 wrote: AtomicBool::new(false),
             }),
         })
+    }
+
+    /// Sets how sources that `ADD` takes from elsewhere are reached. To be called before the first build.
+    ///
+    /// # Errors
+    /// When the cache cannot be written to, or certificates cannot be read.
+    pub fn with_remotes(mut self, settings: &RemoteSettings) -> Result<Self, OpenError> {
+        let machine = Arc::get_mut(&mut self.machine).expect("no build has begun");
+        machine.remotes = Remotes::open(machine.snapshots.home(), settings)?;
+        Ok(self)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::cli::error::{Failure, one_line};
 use crate::cli::exit::Exit;
 use crate::cli::packages::key_values;
 use crate::cli::prepared::{Prepared, listed};
+use crate::cli::registries::remotes;
 use crate::cli::settings::Settings;
 use crate::engine::dispatch::{Limits, OnFailure, Outside, listen};
 use crate::engine::plan::{Build, OnUnknown, Policy, Publish, RemoteUse};
@@ -94,7 +95,7 @@ async fn carry_out(
         options.warnings.push(format!("steps run with a single user id, slower and with less protection between users: {why}"));
     }
     let sandbox = Sandbox::of_this_program().hindered_by(standing.err()).with_overlay(context.settings.overlay);
-    let builder = EmbeddedBuilder::open(store.clone(), sandbox, prepared.at_once)?;
+    let builder = EmbeddedBuilder::open(store.clone(), sandbox, prepared.at_once)?.with_remotes(&remotes(&context.settings))?;
     let engine = Engine { store, registry: prepared.registry, builder: Arc::new(builder) };
     let mut outside = Outside { clock: &clock, started, sink: &*prepared.sink, interrupts };
     Ok(engine.run(prepared.jobs, plan, options, &mut outside).await)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::builder::embedded::Machine;
 use crate::builder::embedded::context::ContextTree;
 use crate::builder::embedded::copy::ParentsSource;
+use crate::builder::embedded::remote::Resolved;
 use crate::builder::embedded::snapshot::Snapshot;
 use crate::builder::embedded::snapshot::gate::Passage;
 use crate::builder::embedded::tree::{LayerId, LoopError, Tree};
@@ -22,6 +23,8 @@ use super::select::{selected, selected_with_parents};
 pub(super) struct Inputs {
     /// The build context, when any step reads it.
     pub(super) context: Option<Arc<ContextTree>>,
+    /// What the plan's remote sources are in this run.
+    pub(super) remotes: Vec<Arc<Resolved>>,
 }
 
 /// What is known of all steps before the walk.
@@ -46,7 +49,7 @@ impl Keys {
             let key = inputs.definition_key(plan, definition, &roots).map_err(|source| KeyError::Pattern { step, source })?;
             definitions.push(key);
             roots.push(if definition.linked {
-                let parent = root_key(plan, definition.parent, &roots);
+                let parent = inputs.root_key(plan, definition.parent, &roots);
                 Fields::new("pkgbuild.link.v1").field("parent", parent.as_bytes()).field("layer", key.as_bytes()).finish()
             } else {
                 key
@@ -89,8 +92,22 @@ pub(super) fn usable(machine: &Machine, key: &Key, passage: &Passage) -> io::Res
 }
 
 impl Inputs {
+    /// Returns the key of the files of `root` by how they come about; `known` are those of earlier steps.
+    fn root_key(&self, plan: &Plan, root: Root, known: &[Key]) -> Key {
+        match root {
+            Root::Scratch => Fields::new("pkgbuild.scratch.v1").finish(),
+            Root::Image(image) => {
+                Fields::new("pkgbuild.image.v1").field("manifest", plan.images[image].digest().to_string()).finish()
+            }
+            Root::Step(step) => known[step],
+            Root::Remote(number) => {
+                Fields::new("pkgbuild.remote.v1").field("content", self.remotes[number].key().as_bytes()).finish()
+            }
+        }
+    }
+
     fn definition_key(&self, plan: &Plan, step: &Step, known: &[Key]) -> Result<Key, LoopError> {
-        let definition = |root: Root| root_key(plan, root, known);
+        let definition = |root: Root| self.root_key(plan, root, known);
         let fields = step.operation.fields("definition").field("parent", definition(step.works_on()).as_bytes());
         self.sources(step, fields, &|number, fields, source| {
             let fields = fields.field("input", definition(step.inputs[number]).as_bytes());
@@ -143,17 +160,6 @@ impl Inputs {
             })?,
         };
         Ok(fields.finish())
-    }
-}
-
-/// Returns the key of the files of `root` by how they come about; `known` are those of earlier steps.
-fn root_key(plan: &Plan, root: Root, known: &[Key]) -> Key {
-    match root {
-        Root::Scratch => Fields::new("pkgbuild.scratch.v1").finish(),
-        Root::Image(image) => {
-            Fields::new("pkgbuild.image.v1").field("manifest", plan.images[image].digest().to_string()).finish()
-        }
-        Root::Step(step) => known[step],
     }
 }
 

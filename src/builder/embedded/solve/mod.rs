@@ -24,6 +24,7 @@ use super::base::{blocking, store_error};
 use super::context::ContextTree;
 use super::image::manifest;
 use super::pack::PackedLayer;
+use super::remote::RemoteError;
 use super::sandbox::StepNetwork;
 use crate::builder::{BaseKey, BuildError, BuildEvent, BuildRequest, BuiltImage, CacheUse, Context, Support};
 use crate::content::ErrorClass;
@@ -37,7 +38,7 @@ pub(super) use checks::lint;
 use inputs::{Inputs, KeyError, Keys};
 use lower::Images;
 use op::Operation;
-use plan::Plan;
+use plan::{Plan, Root};
 pub(super) use record::{Record, Records};
 use walk::Walk;
 
@@ -136,7 +137,14 @@ async fn prepare(
     } else {
         None
     };
-    let inputs = Inputs { context };
+    let progress = |done, total| on(BuildEvent::Fetched { done, total });
+    // All at once, and before the walk: what they are now is part of the keys of the steps that read them.
+    let remotes = plan.remotes.iter().enumerate().map(|(number, source)| async move {
+        let resolved = machine.remotes.resolve(source, (&progress, &request.cancel)).await;
+        resolved.map_err(|error| remote_error(request, plan, number, error))
+    });
+    let remotes = try_join_all(remotes).await?;
+    let inputs = Inputs { context, remotes };
     let read = request.cache == CacheUse::ReadWrite;
     // Some tens of small files; a thread for that would cost more.
     let keys = Keys::prepare(machine, plan, &inputs, read).map_err(|error| match error {
@@ -162,6 +170,21 @@ async fn prepare(
         }
     }
     Ok((keys, inputs))
+}
+
+/// Returns the error of a remote source, told with the step that reads it.
+fn remote_error(request: &BuildRequest, plan: &Plan, number: usize, error: RemoteError) -> BuildError {
+    if let RemoteError::Cancelled = error {
+        return BuildError::Cancelled;
+    }
+    let step = plan.reader(Root::Remote(number)).expect("a remote source is there because a step reads it");
+    BuildError::Files {
+        step: Box::new(step.name.clone()),
+        dockerfile: request.dockerfile.path.clone(),
+        lines: step.lines.clone(),
+        class: error.class(),
+        source: error.into(),
+    }
 }
 
 fn scan(context: &Context, dockerfile: &Path, cache: &Path) -> Result<ContextTree, BuildError> {

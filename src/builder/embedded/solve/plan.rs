@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::builder::StepName;
 use crate::builder::embedded::base::BaseImage;
 use crate::builder::embedded::image::ImageState;
+use crate::builder::embedded::remote::RemoteSource;
 
 use super::op::{CopyFrom, MountKind, Operation};
 
@@ -18,6 +19,8 @@ pub(super) enum Root {
     Image(usize),
     /// What the step of this index left.
     Step(usize),
+    /// The remote source of this number; only read, never changed.
+    Remote(usize),
 }
 
 /// One change of a root file system.
@@ -61,6 +64,8 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// The base images of reachable stages.
     pub(super) images: Vec<Arc<BaseImage>>,
+    /// What steps take from elsewhere.
+    pub(super) remotes: Vec<RemoteSource>,
     /// The files of the result.
     pub(super) result: Root,
     /// The config of the result.
@@ -80,6 +85,11 @@ impl Plan {
         steps.reverse();
         let image = if let Root::Image(image) = root { Some(image) } else { None };
         (image, steps)
+    }
+
+    /// Returns the first step that reads `root`.
+    pub(super) fn reader(&self, root: Root) -> Option<&Step> {
+        self.steps.iter().find(|step| step.inputs.contains(&root))
     }
 
     /// Returns the steps that must be settled to have the files of `roots`, in order. A step that is `recorded` needs what it

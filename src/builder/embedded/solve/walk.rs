@@ -14,6 +14,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -228,6 +229,7 @@ impl<'a> Walk<'a> {
             Root::Scratch => String::new(),
             Root::Image(image) => self.plan.images[image].digest().to_string(),
             Root::Step(step) => self.settle(step).await?.tree,
+            Root::Remote(number) => self.inputs.remotes[number].key().to_string(),
         };
         Ok(Fields::new("pkgbuild.linked.v1").field("below", below).field("layer", layer.to_string()).finish().to_string())
     }
@@ -252,7 +254,7 @@ impl<'a> Walk<'a> {
         let (parent, inputs) = (parent?, inputs.into_iter().collect::<Result<Vec<_>, _>>()?);
         let below = match step.works_on() {
             Root::Step(parent) => self.settle(parent).await?.tree,
-            Root::Scratch | Root::Image(_) => parent.tree.id().to_string(),
+            Root::Scratch | Root::Image(_) | Root::Remote(_) => parent.tree.id().to_string(),
         };
         let definition = self.keys.definitions[number];
         let content = self.inputs.content_key(step, &parent, &inputs);
@@ -362,12 +364,22 @@ impl<'a> Walk<'a> {
                     let snapshot = self.plan.images[image].snapshot(self.machine, &progress, &self.cancel).await;
                     snapshot.map_err(|error| self.stop(error))
                 }
+                Root::Remote(number) => self.remote(number).await,
                 Root::Step(step) => {
                     self.settle(step).await?;
                     self.snapshots[step].get_or_init(|| self.load(step)).await.clone()
                 }
             }
         })
+    }
+
+    async fn remote(&self, number: usize) -> Result<Snapshot, Stopped> {
+        let machine = self.machine;
+        machine.wrote.store(true, Ordering::Relaxed);
+        let progress = |done, total| self.fetched(done, total);
+        let resolved = (&*self.inputs.remotes[number], self.request.source_date);
+        let snapshot = machine.remotes.snapshot(&machine.snapshots, resolved, (&progress, &self.cancel)).await;
+        snapshot.map_err(|error| self.stop(super::remote_error(self.request, self.plan, number, error)))
     }
 
     async fn load(&'a self, number: usize) -> Result<Snapshot, Stopped> {

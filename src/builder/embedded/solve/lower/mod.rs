@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::builder::embedded::base::BaseImage;
 use crate::builder::embedded::image::{ImageState, join_directory, makes_layer};
+use crate::builder::embedded::remote::{RemoteSource, without_user};
 use crate::builder::embedded::sandbox::StepNetwork;
 use crate::builder::{BuildRequest, StepName};
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -50,6 +51,7 @@ pub(super) fn lower(
         images,
         done: Vec::new(),
         steps: Vec::new(),
+        remotes: Vec::new(),
         mistakes: Vec::new(),
         warnings: Vec::new(),
     };
@@ -57,7 +59,7 @@ pub(super) fn lower(
         let state = lowering.stage(stage);
         lowering.done.push(state);
     }
-    let Lowering { done, mut steps, mut mistakes, warnings, .. } = lowering;
+    let Lowering { done, mut steps, remotes, mut mistakes, warnings, .. } = lowering;
     let target = done.into_iter().next_back().expect("the target itself is among the stages");
     let layers = target.image.layer_count();
     if layers > LAYERS_LIMIT {
@@ -85,7 +87,8 @@ pub(super) fn lower(
             unused.join(", ")
         ));
     }
-    Ok(Plan { steps, images: images.values().cloned().collect(), result: target.root, image: target.image, warnings })
+    let images = images.values().cloned().collect();
+    Ok(Plan { steps, images, remotes, result: target.root, image: target.image, warnings })
 }
 
 struct Lowering<'a> {
@@ -97,6 +100,7 @@ struct Lowering<'a> {
     image_numbers: BTreeMap<&'a ImageUse, usize>,
     done: Vec<StageState>,
     steps: Vec<Step>,
+    remotes: Vec<RemoteSource>,
     mistakes: Vec<Diagnostic>,
     warnings: Vec<String>,
 }
@@ -117,13 +121,6 @@ fn refuse<T>(message: impl Into<String>) -> Result<T, Refusal> {
 
 fn refuse_with<T>(message: impl Into<String>, help: impl Into<String>) -> Result<T, Refusal> {
     Err((message.into(), Some(help.into())))
-}
-
-fn not_yet<T>(what: &str) -> Result<T, Refusal> {
-    refuse_with(
-        format!("the embedded builder does not have {what} yet"),
-        "rewrite the instruction: this version has no other builder to give it to",
-    )
 }
 
 fn told(error: &dyn std::error::Error) -> Refusal {
@@ -209,10 +206,10 @@ impl Lowering<'_> {
                     number: 0,
                     of: 0,
                     stage: stage.title.clone(),
-                    text: text.unwrap_or_else(|_| written.text.clone()),
+                    text: without_user(&text.unwrap_or_else(|_| written.text.clone())),
                     span: written.span,
                 },
-                lines: self.dockerfile.lines(written.span),
+                lines: self.dockerfile.lines(written.span).iter().map(|line| without_user(line)).collect(),
                 parent: state.root,
                 linked: is_linked(&command),
                 inputs,
@@ -220,7 +217,7 @@ impl Lowering<'_> {
             });
             state.root = Root::Step(self.steps.len() - 1);
         }
-        state.image.apply(&command, &state.scope.arguments());
+        state.image.apply(&transfer::shown(command), &state.scope.arguments());
         Ok(())
     }
 

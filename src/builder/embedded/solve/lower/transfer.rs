@@ -3,55 +3,72 @@
 use crate::builder::embedded::copy::{ModeChange, ParentsSource, is_well_formed};
 use crate::builder::embedded::image::join_directory;
 use crate::builder::embedded::passwd;
+use crate::builder::embedded::remote::{Flags, RemoteSource, is_remote, without_user};
 use crate::builder::embedded::solve::op::{CopyFrom, CopyOperation, CopyPart, CopyWhat, Operation};
 use crate::builder::embedded::solve::plan::Root;
-use crate::dockerfile::instruction::{Add, Copy, Transfer};
+use crate::dockerfile::instruction::{Add, Command, Copy, Transfer};
 use crate::dockerfile::{Ignore, stages};
 
-use super::{Lowering, Refusal, StageState, not_yet, refuse, refuse_with, told};
+use super::{Lowering, Refusal, StageState, refuse, refuse_with, told};
 
 impl Lowering<'_> {
     pub(super) fn copy(&self, copy: &Copy, step: &stages::Step, state: &StageState) -> Result<(Operation, Vec<Root>), Refusal> {
         for source in &copy.transfer.sources {
             if is_remote(source) {
-                return refuse_with(format!("COPY takes no URL: `{source}`"), "use ADD");
+                return refuse_with(format!("COPY takes no URL: `{}`", without_user(source)), "use ADD");
             }
         }
         let (from, inputs) = match step.inputs.first().and_then(Option::as_ref) {
             Some(input) => (CopyFrom::Input(0), vec![self.root(input)]),
             None => (CopyFrom::Context, Vec::new()),
         };
+        if copy.transfer.sources.is_empty() {
+            return Ok((self.transfer(&copy.transfer, Vec::new(), state)?, inputs));
+        }
         let what = if copy.parents {
             let sources = copy.transfer.sources.iter().map(|source| ParentsSource::parse(source)).collect::<Result<_, _>>();
             CopyWhat::Parents { from, sources: sources.map_err(|error| told(&error))? }
         } else {
             CopyWhat::Patterns { from, patterns: copy.transfer.sources.clone() }
         };
-        Ok((self.transfer(&copy.transfer, CopyPart { what, unpack: false }, state)?, inputs))
+        Ok((self.transfer(&copy.transfer, vec![CopyPart { what, unpack: false }], state)?, inputs))
     }
 
-    pub(super) fn add(&self, add: &Add, state: &StageState) -> Result<(Operation, Vec<Root>), Refusal> {
-        for source in &add.transfer.sources {
-            if is_git(source) {
-                return not_yet(&format!("`ADD` of a git repository (`{source}`)"));
-            }
-            if is_remote(source) {
-                return not_yet(&format!("`ADD` of a URL (`{source}`)"));
-            }
+    pub(super) fn add(&mut self, add: &Add, state: &StageState) -> Result<(Operation, Vec<Root>), Refusal> {
+        let sources = &add.transfer.sources;
+        if add.checksum.is_some() && (sources.len() != 1 || !add.transfer.inline.is_empty() || !is_remote(&sources[0])) {
+            return refuse("`--checksum` needs one source, which is a URL or a git repository");
         }
-        if add.checksum.is_some() {
-            return refuse("`--checksum` needs a source that is a URL or a git repository");
+        let flags = Flags { checksum: add.checksum.as_deref(), keep_git_dir: add.keep_git_dir };
+        let (mut parts, mut inputs) = (Vec::new(), Vec::new());
+        // Neighbours of one kind are one part; the order counts, because later files replace earlier ones.
+        for run in sources.chunk_by(|a, b| !is_remote(a) && !is_remote(b)) {
+            let Some(source) = RemoteSource::parse(&run[0], flags).map_err(|error| told(&error))? else {
+                let what = CopyWhat::Patterns { from: CopyFrom::Context, patterns: run.to_vec() };
+                parts.push(CopyPart { what, unpack: add.unpack.unwrap_or(true) });
+                continue;
+            };
+            let (pattern, unpack) = match &source {
+                RemoteSource::Http(http) => (literal(&http.name), add.unpack.unwrap_or(false)),
+                RemoteSource::Git(_) => ("/".to_owned(), false),
+            };
+            inputs.push(Root::Remote(self.remote(source)));
+            let what = CopyWhat::Patterns { from: CopyFrom::Input(inputs.len() - 1), patterns: vec![pattern] };
+            parts.push(CopyPart { what, unpack });
         }
-        if add.keep_git_dir.is_some() {
-            return not_yet("`ADD --keep-git-dir`");
-        }
-        let what = CopyWhat::Patterns { from: CopyFrom::Context, patterns: add.transfer.sources.clone() };
-        let part = CopyPart { what, unpack: add.unpack.unwrap_or(true) };
-        Ok((self.transfer(&add.transfer, part, state)?, Vec::new()))
+        Ok((self.transfer(&add.transfer, parts, state)?, inputs))
     }
 
-    /// Returns the copy of `files`, if the instruction has any sources, and of its heredocs.
-    fn transfer(&self, transfer: &Transfer, files: CopyPart, state: &StageState) -> Result<Operation, Refusal> {
+    /// Returns the number of a remote source, the same for the same.
+    fn remote(&mut self, source: RemoteSource) -> usize {
+        self.remotes.iter().position(|known| *known == source).unwrap_or_else(|| {
+            self.remotes.push(source);
+            self.remotes.len() - 1
+        })
+    }
+
+    /// Returns the copy of `parts`, and of the instruction's heredocs.
+    fn transfer(&self, transfer: &Transfer, mut parts: Vec<CopyPart>, state: &StageState) -> Result<Operation, Refusal> {
         if transfer.link
             && transfer.chmod.is_none()
             && let Some(owner) = transfer.chown.as_ref().filter(|owner| !passwd::is_numeric(owner))
@@ -73,10 +90,6 @@ impl Lowering<'_> {
                 return refuse(format!("`{}` cannot be the name of a file", file.name));
             }
             inline.push((file.name.clone(), file.data.clone().into_bytes()));
-        }
-        let mut parts = Vec::new();
-        if !transfer.sources.is_empty() {
-            parts.push(files);
         }
         if !inline.is_empty() {
             parts.push(CopyPart { what: CopyWhat::Inline(inline), unpack: false });
@@ -100,19 +113,28 @@ fn destination(directory: &str, path: &str) -> String {
     if is_directory && joined != "/" { format!("{joined}/") } else { joined }
 }
 
-fn is_remote(source: &str) -> bool {
-    source.starts_with("http://") || source.starts_with("https://") || is_git(source)
+/// Returns a pattern that matches `name` and nothing else.
+fn literal(name: &str) -> String {
+    if !name.contains(['*', '?', '[']) {
+        return name.to_owned();
+    }
+    let mut pattern = String::new();
+    for character in name.chars() {
+        match character {
+            '*' | '?' | '[' => pattern.extend(['[', character, ']']),
+            '\\' => pattern.push_str("\\\\"),
+            other => pattern.push(other),
+        }
+    }
+    pattern
 }
 
-/// Returns whether BuildKit takes `source` for a git repository.
-fn is_git(source: &str) -> bool {
-    let path = source.split(['#', '?']).next().unwrap_or(source);
-    let web = path.starts_with("http://") || path.starts_with("https://");
-    source.starts_with("git://")
-        || source.starts_with("ssh://")
-        || source.starts_with("git@")
-        || source.starts_with("github.com/")
-        || (web && path.ends_with(".git"))
+/// Returns `command` as an image's history may tell it: without the users and passwords of addresses.
+pub(super) fn shown(mut command: Command) -> Command {
+    if let Command::Add(add) = &mut command {
+        add.transfer.sources.iter_mut().for_each(|source| *source = without_user(source));
+    }
+    command
 }
 
 #[cfg(test)]
@@ -137,13 +159,18 @@ mod tests {
     }
 
     #[test]
-    fn git_sources_are_told_from_other_urls() {
-        for git in ["git@github.com:a/b", "https://x/a.git", "https://x/a.git#v1:sub", "git://x/a", "ssh://x/a", "github.com/a/b"]
-        {
-            assert!(is_git(git), "{git}");
+    fn a_name_with_wildcards_matches_itself_only() {
+        use crate::builder::embedded::copy::select;
+        use crate::builder::embedded::tree::{Entry, Kind, Tree};
+        let mut tree = Tree::default();
+        let names = ["[x]*", "x", "xy", "a\\*b", "a?", "ab"];
+        for name in names {
+            let kind = Kind::File { size: 0, hash: blake3::hash(b"") };
+            tree.put(name.as_bytes(), Entry { kind, ..Entry::directory(0o644, 0, 0, 0) }, 0);
         }
-        for other in ["https://x/a.tgz", "http://x/", "a.git", "./git@x", "dir"] {
-            assert!(!is_git(other), "{other}");
+        for name in names {
+            let selection = select(&tree, literal(name).as_bytes()).expect("no links");
+            assert_eq!(selection.paths, [name.as_bytes().to_vec()]);
         }
     }
 }
