@@ -9,10 +9,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Numbers that look random and are the same for the same seed (splitmix64).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,18 +21,23 @@ impl Random {
     }
 }
 
-/// `PKGBUILD_TEST_KILLS` says how many rounds (default 10; scripts/chaos asks for more), `PKGBUILD_TEST_SEED` repeats those of
-/// another run.
-#[test]
-fn a_killed_run_leaves_nothing_behind_and_can_be_repeated() {
-    let rounds: u32 =
-        variable("PKGBUILD_TEST_KILLS").map_or(10, |rounds| rounds.parse().expect("PKGBUILD_TEST_KILLS is a number"));
-    let seed: u64 = match variable("PKGBUILD_TEST_SEED") {
+/// Returns the seed of this run, and prints it.
+pub fn seed() -> u64 {
+    let seed = match variable("PKGBUILD_TEST_SEED") {
         Some(seed) => seed.parse().expect("PKGBUILD_TEST_SEED is a number"),
         None => std::process::id().into(),
     };
     println!("PKGBUILD_TEST_SEED={seed}");
-    let mut random = Random(seed);
+    seed
+}
+
+/// `PKGBUILD_TEST_PUSH_KILLS` says how many rounds (default 10; scripts/chaos asks for more), `PKGBUILD_TEST_SEED` repeats those
+/// of another run.
+#[test]
+fn a_killed_run_leaves_nothing_behind_and_can_be_repeated() {
+    let rounds: u32 =
+        variable("PKGBUILD_TEST_PUSH_KILLS").map_or(10, |rounds| rounds.parse().expect("PKGBUILD_TEST_PUSH_KILLS is a number"));
+    let mut random = Random(seed());
 
     let (setup, mut registry) = (Setup::require(), Registry::start());
     let repository = demo::packages(&setup, &format!("{}/demo", registry.address()));
@@ -88,7 +93,7 @@ fn a_process_that_outlives_its_run_is_found() {
 }
 
 /// Returns the processes that still know of `home`, by their environment, arguments or mounts, after they had time to end.
-fn leaked_processes(home: &Path) -> Vec<String> {
+pub fn leaked_processes(home: &Path) -> Vec<String> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         // Looked at twice: one that is just being executed shows no environment yet.
@@ -119,7 +124,7 @@ fn processes_that_know(home: &Path) -> Vec<String> {
 }
 
 /// Returns the lines of a file that name `path`; a file that is gone has none.
-fn mentions(file: &Path, path: &Path) -> Vec<String> {
+pub fn mentions(file: &Path, path: &Path) -> Vec<String> {
     let text = fs::read(file).unwrap_or_default();
     let path = path.to_str().expect("a temporary path is UTF-8");
     String::from_utf8_lossy(&text).split(['\n', '\0']).filter(|line| line.contains(path)).map(str::to_owned).collect()

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod end_to_end;
 mod killed;
+mod killed_builds;
 mod lint;
 mod machine;
 mod reproducible;
