@@ -122,6 +122,8 @@ pub enum Network {
 pub struct Keeping {
     /// Whose `id`s of cache mounts these are: builds with another namespace see other caches. Any text.
     pub cache_namespace: String,
+    /// Whether a `RUN` step that fails is kept, to be entered.
+    pub failed_steps: bool,
 }
 
 /// How far results of earlier builds are used.
@@ -231,6 +233,8 @@ pub enum BuildError {
         tail: Vec<String>,
         /// How many lines it printed in all.
         printed: u64,
+        /// The id under which it is kept, if it is.
+        kept: Option<String>,
     },
     /// A step's files could not be read or written.
     #[error("step {} of {} failed", step.number, step.of)]

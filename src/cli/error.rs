@@ -9,6 +9,7 @@ use super::settings::SettingsError;
 use crate::builder::BuildError;
 use crate::builder::embedded::OpenError;
 use crate::builder::embedded::collect::CollectError;
+use crate::builder::embedded::kept::KeptError;
 use crate::content::{ContentError, ErrorClass};
 use crate::diagnostic::Diagnostics;
 use crate::engine::compare::CompareError;
@@ -82,6 +83,9 @@ pub enum Failure {
     /// No room can be made in the cache.
     #[error(transparent)]
     Collect(Box<CollectError>),
+    /// A kept step cannot be used.
+    #[error(transparent)]
+    Kept(Box<KeptError>),
     /// The system gives us no threads.
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -126,6 +130,12 @@ impl From<TransferError> for Failure {
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         Self::Builder(Box::new(error))
+    }
+}
+
+impl From<KeptError> for Failure {
+    fn from(error: KeptError) -> Self {
+        Self::Kept(Box::new(error))
     }
 }
 
@@ -190,6 +200,13 @@ impl Failure {
             },
             Self::Publish(error) => super::exit::of_publish(error),
             Self::Output(_) | Self::Builder(_) | Self::Collect(_) => Exit::Damaged,
+            Self::Kept(error) => match **error {
+                KeptError::Absent(_) | KeptError::Foreign { .. } => Exit::Usage,
+                KeptError::InUse(_) => Exit::Temporary,
+                KeptError::LayersGone(_) => Exit::Refused,
+                KeptError::Sandbox(_) => Exit::Unavailable,
+                KeptError::Snapshots(_) | KeptError::Io(_) => Exit::Damaged,
+            },
             Self::Runtime(_) => Exit::Temporary,
         }
     }
@@ -201,6 +218,9 @@ impl Failure {
             Self::Store(error) => store_hint(error),
             Self::Package(error) => error.advice(),
             Self::Settings(error) => matches!(**error, SettingsError::NoCache).then(|| "give one with `--cache DIR`".to_owned()),
+            Self::Kept(error) => {
+                matches!(**error, KeptError::Absent(_)).then(|| "`pkgbuild debug ls` lists what is kept".to_owned())
+            }
             Self::Publish(error) => publish_hint(error).map(str::to_owned),
             _ => None,
         }
@@ -299,7 +319,7 @@ fn failure_text(failure: &UnitFailure, logs: &std::path::Path) -> String {
             let lines: String = mistakes.0.iter().map(|mistake| format!("error: {mistake}\n")).collect();
             format!("{head}\n{lines}")
         }
-        UnitError::Build(error @ BuildError::Step { step, dockerfile, lines, tail, printed, .. }) => {
+        UnitError::Build(error @ BuildError::Step { step, dockerfile, lines, tail, printed, kept, .. }) => {
             let mut text = format!("{head}: {error}\n{}", source_lines(dockerfile, step.span.line, lines));
             if !tail.is_empty() {
                 let shown = match (*printed > tail.len() as u64, &failure.platform) {
@@ -312,6 +332,9 @@ fn failure_text(failure: &UnitFailure, logs: &std::path::Path) -> String {
                 };
                 text.push_str(&format!("  {shown}:\n"));
                 text.extend(tail.iter().map(|line| format!("    {}\n", crate::report::printable(line))));
+            }
+            if let Some(id) = kept {
+                text.push_str(&format!("hint: the step is kept as {id}: `pkgbuild debug exec {id}` enters it\n"));
             }
             text
         }

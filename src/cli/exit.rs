@@ -17,6 +17,8 @@ pub enum Exit {
     Done,
     /// `plan --detailed-exitcode`: there is work.
     Work,
+    /// The command of `debug exec` ended with this.
+    Command(u8),
     /// Temporary; safe to repeat.
     Temporary,
     /// No builder or registry can be reached.
@@ -49,6 +51,7 @@ impl Exit {
             Self::BuildFailed => 1,
             Self::Usage => 2,
             Self::Work => 3,
+            Self::Command(code) => code,
             Self::Refused => 4,
             Self::Conflict => 5,
             Self::Unavailable => 69,

@@ -4,6 +4,7 @@
 mod support;
 
 mod bundles;
+mod debug;
 mod demo;
 mod doctor;
 mod end_to_end;

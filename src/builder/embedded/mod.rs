@@ -18,6 +18,7 @@ pub mod context;
 pub mod copy;
 pub mod differ;
 pub mod doctor;
+pub mod kept;
 pub mod pack;
 pub mod remote;
 pub mod sandbox;

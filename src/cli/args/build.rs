@@ -72,6 +72,9 @@ pub struct BuildArgs {
     /// Run every step of what is built now, whatever build.yml says
     #[arg(long, help_heading = "How to build")]
     pub no_cache: bool,
+    /// Keep a RUN step that fails; `debug exec` enters what it left
+    #[arg(long, help_heading = "How to build")]
+    pub keep_failed: bool,
     /// Set a label of the images (repeatable)
     #[arg(long, help_heading = "How to build", value_name = "KEY=VALUE")]
     pub label: Vec<String>,

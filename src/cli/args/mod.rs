@@ -2,6 +2,7 @@
 
 mod build;
 mod cache;
+mod debug;
 mod packages;
 mod steps;
 mod values;
@@ -14,6 +15,7 @@ use crate::oci::Tag;
 
 pub use build::{AbsentArgs, BuildArgs, OnRegistryError, PlanArgs, PolicyArgs};
 pub use cache::{CacheArgs, CacheCommand, ExportArgs, GcArgs};
+pub use debug::{DebugArgs, DebugCommand};
 pub use packages::{Overrides, PlatformArgs, Selection};
 pub use steps::{AgentArg, Permission, SecretArg, SecretSource, StepArgs};
 pub(crate) use values::parse_size;
@@ -132,6 +134,8 @@ pub enum Command {
     RemoteTag(RemoteTagArgs),
     /// Work with the local images
     Cache(CacheArgs),
+    /// Look into RUN steps that failed and were kept: `build --keep-failed`
+    Debug(DebugArgs),
     /// Show an image of the cache or a registry
     Inspect(InspectArgs),
     /// Find every mistake in build.yml and Dockerfile; builds nothing

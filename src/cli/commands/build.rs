@@ -228,7 +228,7 @@ fn options(args: &BuildArgs, policy: Policy, prepared: &Prepared, settings: &Set
         policy,
         limits: Limits { jobs: prepared.at_once, on_failure, timeout: args.timeout },
         step_cache: !args.no_cache,
-        keeping: Keeping { cache_namespace: prepared.cache_namespace() },
+        keeping: Keeping { cache_namespace: prepared.cache_namespace(), failed_steps: args.keep_failed },
         cached_bases: !args.policy.ignore_cached,
         source_date: settings.source_date,
         labels: key_values(&args.label, "--label")?.into_iter().collect(),

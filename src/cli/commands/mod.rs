@@ -5,6 +5,7 @@ mod cache;
 mod cache_content;
 mod cache_gc;
 mod completion;
+mod debug;
 mod doctor;
 mod graph;
 mod inspect;
@@ -40,6 +41,7 @@ pub fn run(line: CommandLine, context: &mut Context) -> Result<Exit, Failure> {
         Command::Push(args) => build::run(*args, true, context),
         Command::Plan(args) => plan::run(&args, context),
         Command::Cache(args) => cache::run(args.command, context),
+        Command::Debug(args) => debug::run(args.command, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Lint(args) => lint::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use rustix::fs::{FileType, Stat};
 
+use crate::builder::embedded::kept::{self, STATE_LIMIT};
 use crate::builder::embedded::pack::PackedLayer;
 use crate::builder::embedded::solve::Record;
 use crate::store::{BlobState, Surveyed};
@@ -73,6 +74,8 @@ pub(super) enum Place {
     CacheMount { identity: String, name: String },
     /// An entry of a directory of the builder's.
     Entry { directory: &'static str, name: String },
+    /// A kept step, which bears its lock.
+    Step(String),
     /// A draft of a lease that is dead.
     Draft(String),
 }
@@ -229,9 +232,12 @@ impl Reader<'_> {
         let mut forms = Vec::new();
         for found in home.entries()? {
             match found.text() {
-                Some("layers") => self.layers(&home)?,
+                Some("layers") => {
+                    let held = self.steps(&home)?;
+                    self.layers(&home, &held)?;
+                }
                 // These were read with the layers, or above.
-                Some("layers-bare" | "keys" | "unpacked" | "drafts") => {}
+                Some("layers-bare" | "steps" | "keys" | "unpacked" | "drafts") => {}
                 Some("packs") => self.packs(&home)?,
                 Some("mounts") => self.mounts(&home)?,
                 Some("logs") => self.entries(&home, ("logs", Kind::Log))?,
@@ -336,6 +342,37 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// Takes steps that failed and were kept. Returns when each was used, and the layers that it stands on.
+    fn steps(&mut self, home: &Directory) -> io::Result<Vec<(SystemTime, Vec<String>)>> {
+        let mut held = Vec::new();
+        let Some(steps) = self.open(home, "steps")? else { return Ok(held) };
+        for found in steps.entries()? {
+            let Some(name) = found.text() else { continue };
+            let Some(step) = steps.directory(name)? else { continue };
+            let (own, linked) = measure(&steps, name)?;
+            let used = step.stat("lock")?.map_or(SystemTime::UNIX_EPOCH, |stat| modified(&stat));
+            let hold = match step.claim("lock")? {
+                Claim::Held => Some(Stay::InUse),
+                Claim::Absent | Claim::Ours(_) => self.horizon.hold(used),
+            };
+            let state = step.read("state.json", STATE_LIMIT)?.unwrap_or_default();
+            held.push((used, kept::needs(&state).unwrap_or_default()));
+            self.items.push(Item {
+                kind: Kind::FailedStep,
+                name: name.to_owned(),
+                own,
+                linked,
+                used,
+                distance: 0,
+                unneeded: false,
+                hold,
+                home: 0,
+                place: Place::Step(name.to_owned()),
+            });
+        }
+        Ok(held)
+    }
+
     fn mounts(&mut self, home: &Directory) -> io::Result<()> {
         let Some(mounts) = self.open(home, "mounts")? else { return Ok(()) };
         for found in mounts.entries()? {
@@ -376,7 +413,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn layers(&mut self, home: &Directory) -> io::Result<()> {
+    fn layers(&mut self, home: &Directory, steps: &[(SystemTime, Vec<String>)]) -> io::Result<()> {
         let (mut positions, mut own_use): (HashMap<String, Vec<usize>>, Vec<SystemTime>) = Default::default();
         let first = self.items.len();
         for directory in ["layers", "layers-bare"] {
@@ -438,7 +475,9 @@ impl Reader<'_> {
                 }),
             }
         }
-        let last = last_uses(own_use.len(), &links, &[]);
+        let stack = |layers: &Vec<String>| layers.iter().filter_map(|layer| positions.get(layer)).flatten().copied().collect();
+        let held: Vec<(SystemTime, Vec<usize>)> = steps.iter().map(|(used, layers)| (*used, stack(layers))).collect();
+        let last = last_uses(own_use.len(), &links, &held);
         for (number, last) in last.into_iter().enumerate() {
             let item = &mut self.items[first + number];
             item.unneeded = last.is_none();

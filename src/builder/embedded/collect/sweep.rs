@@ -74,6 +74,7 @@ impl<'a> Sweep<'a> {
             Place::Record(file) => self.record(item.home, file),
             Place::CacheMount { identity, name } => self.cache_mount(item.home, identity, name),
             Place::Entry { directory, name } => self.entry(item.home, directory, name),
+            Place::Step(name) => self.step(item.home, name),
             Place::Draft(name) => self.draft(item.home, name),
         };
         result.unwrap_or_else(|error| Err(Stay::Failed(error.to_string())))
@@ -187,6 +188,21 @@ impl<'a> Sweep<'a> {
             return Ok(Err(hold));
         }
         let grave = self.bury(home, &opened, name)?;
+        self.burn(home, grave)?;
+        Ok(Ok(()))
+    }
+
+    fn step(&mut self, home: usize, name: &str) -> io::Result<Deleted> {
+        let steps = self.directory(home, "steps")?;
+        let Some(step) = steps.directory(name)? else { return Ok(Ok(())) };
+        let _claim = match step.claim("lock")? {
+            Claim::Held => return Ok(Err(Stay::InUse)),
+            claim => claim,
+        };
+        if let Some(hold) = step.stat("lock")?.and_then(|stat| self.horizon.hold(modified(&stat))) {
+            return Ok(Err(hold));
+        }
+        let grave = self.bury(home, &steps, name)?;
         self.burn(home, grave)?;
         Ok(Ok(()))
     }

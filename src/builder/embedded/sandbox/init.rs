@@ -50,6 +50,7 @@ fn supervise() -> io::Result<()> {
     socket.read_exact(&mut spec)?;
     let mut step: RunStep = serde_json::from_slice(&spec).map_err(io::Error::other)?;
     step.given.receive(&mut socket)?;
+    super::attach::receive(&mut socket)?;
     match start(&step, &socket) {
         Ok((child, questions)) => watch(child, &socket, (questions, &step)),
         Err((action, error)) => report(&socket, &setup_failed(action, &error)),
@@ -379,6 +380,7 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::from_bits_retain(0xa804_25fb)
 /// Gives up everything the step is not to have, up to but without `execve`.
 fn become_step(step: &RunStep, asker: Option<UnixStream>) -> Result<(), Failure> {
     rustix::process::setsid().map_err(trying("start a session"))?;
+    super::attach::control_terminal().map_err(trying("take the terminal"))?;
     // Rust ignores SIGPIPE; a shell's `yes | head` must not.
     // SAFETY: restores the default disposition.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };

@@ -14,6 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use tokio_util::sync::CancellationToken;
 
 use super::super::snapshot::Overlay;
+use super::attach::Attached;
 use super::spec::Report;
 use super::{Exit, INIT_NAME, Obstacle, RunStep, SandboxError, mode};
 
@@ -87,6 +88,15 @@ pub(super) fn run(
     on_output: &mut dyn FnMut(&[u8]),
     cancel: &CancellationToken,
 ) -> Result<Exit, SandboxError> {
+    run_attached(sandbox, step, Attached::Nothing, (on_output, cancel))
+}
+
+pub(super) fn run_attached(
+    sandbox: &Sandbox,
+    step: &RunStep,
+    attached: Attached,
+    (on_output, cancel): (&mut dyn FnMut(&[u8]), &CancellationToken),
+) -> Result<Exit, SandboxError> {
     if cancel.is_cancelled() {
         return Err(SandboxError::Cancelled);
     }
@@ -96,20 +106,23 @@ pub(super) fn run(
     let launch = |action| move |source| SandboxError::Launch { action, source };
     let program = sandbox.sealed_program().map_err(launch("copy the program for"))?;
     let (mut socket, theirs) = UnixStream::pair().map_err(launch("start"))?;
-    let (output, output_theirs) = io::pipe().map_err(launch("start"))?;
+    let (output, output_theirs) = attached.output().map_err(launch("start"))?;
+    let input = attached.input().map_err(launch("start"))?;
     let error_theirs = output_theirs.try_clone().map_err(launch("start"))?;
     let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
         .arg0(INIT_NAME)
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::from(OwnedFd::from(output_theirs)))
-        .stderr(Stdio::from(OwnedFd::from(error_theirs)))
+        .stdout(Stdio::from(output_theirs))
+        .stderr(Stdio::from(error_theirs))
         .spawn()
         .map_err(launch("start"))?;
     // Whatever happens below, no supervisor is left behind.
     let mut child = Reaped(child);
-    send(&mut socket, step).map_err(launch("instruct"))?;
-    let report = listen(&mut socket, File::from(OwnedFd::from(output)), on_output, cancel).map_err(launch("listen to"))?;
+    send(&mut socket, step).and_then(|()| attached.send(&mut socket, input.as_ref())).map_err(launch("instruct"))?;
+    drop(input);
+    let _raw = attached.forward(&output).map_err(launch("attach the terminal to"))?;
+    let report = listen(&mut socket, File::from(output), on_output, cancel).map_err(launch("listen to"))?;
     let status = child.0.wait().map_err(launch("wait for"))?;
     if cancel.is_cancelled() {
         return Err(SandboxError::Cancelled);
@@ -169,9 +182,12 @@ fn listen(
             [!fds[0].revents().is_empty() && socket_open, !fds[1].revents().is_empty() && output_open]
         };
         if ready[1] {
-            match output.read(&mut buffer)? {
-                0 => output_open = false,
-                count => on_output(&buffer[..count]),
+            match output.read(&mut buffer) {
+                Ok(0) => output_open = false,
+                Ok(count) => on_output(&buffer[..count]),
+                // What a terminal says when nobody has it open any more.
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => output_open = false,
+                Err(error) => return Err(error),
             }
         }
         if ready[0] {

@@ -14,6 +14,7 @@
 //! The kernel is the boundary. A step is root inside with Docker's 14 capabilities, and has none outside; identities are
 //! mapped one to one, so files come out with the ids the step gave them, yet `mknod` and host mounts are refused.
 
+mod attach;
 mod emulation;
 mod given;
 mod init;
@@ -36,6 +37,7 @@ use crate::oci::Platform;
 
 use super::super::Support;
 
+pub use attach::Attached;
 pub use emulation::{Emulators, Handler};
 pub use given::{Given, StepFile, StepSecret, StepSocket};
 pub use init::init_if_asked;
@@ -93,6 +95,15 @@ impl Sandbox {
     /// Returns how this machine can run steps for `platform`.
     pub fn support(&self, platform: &Platform) -> Support {
         emulation::support(platform, &Platform::host(), &Emulators::read())
+    }
+
+    /// Runs `step` to its end like [`Sandbox::run`], with a person or a program attached. Not to be called while other
+    /// threads start processes.
+    ///
+    /// # Errors
+    /// As [`Sandbox::run`].
+    pub fn enter(&self, step: &RunStep, attached: Attached, on_output: &mut dyn FnMut(&[u8])) -> Result<Exit, SandboxError> {
+        launch::run_attached(self, step, attached, (on_output, &CancellationToken::new()))
     }
 
     /// Returns how this process isolates steps; `None` when it cannot, because it may not make namespaces and mounts.

@@ -78,6 +78,11 @@ impl Draft {
         Ok(draft)
     }
 
+    /// Returns the directory that holds all of it.
+    pub(in crate::builder::embedded) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Returns what the draft is on top of.
     pub fn parent(&self) -> &Snapshot {
         &self.parent

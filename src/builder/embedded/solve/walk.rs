@@ -316,6 +316,7 @@ impl<'a> Walk<'a> {
         let job = Job {
             machine: self.machine.clone(),
             operation: step.operation.clone(),
+            keep: self.request.keeping.failed_steps.then(|| (self.request.package.clone(), step.name.clone())),
             namespace: self.namespace(),
             number: step.name.number,
             parent,

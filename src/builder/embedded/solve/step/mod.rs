@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::builder::StepName;
 use crate::builder::embedded::Machine;
 use crate::builder::embedded::context::ContextTree;
 use crate::builder::embedded::copy as files;
@@ -35,6 +36,8 @@ pub(super) use given::{missing, used};
 pub(super) struct Job {
     pub(super) machine: Arc<Machine>,
     pub(super) operation: Operation,
+    /// The package that is built, and the step, for what is kept of it when it fails; `None` when nothing is.
+    pub(super) keep: Option<(String, StepName)>,
     /// Whose cache mounts are meant.
     pub(super) namespace: String,
     /// The step's number, for what it prints.
@@ -55,6 +58,8 @@ pub(super) enum StepError {
         outcome: String,
         /// The end of what it printed.
         tail: Box<Tail>,
+        /// The id under which it is kept, if it is.
+        kept: Option<String>,
     },
     /// Files could not be read or written.
     Files {
@@ -97,9 +102,9 @@ impl StepError {
     pub(super) fn about(self, step: &Step, request: &BuildRequest) -> BuildError {
         let (name, dockerfile, lines) = (Box::new(step.name.clone()), request.dockerfile.path.clone(), step.lines.clone());
         match self {
-            Self::Ended { outcome, tail } => {
+            Self::Ended { outcome, tail, kept } => {
                 let (tail, printed) = tail.finish();
-                BuildError::Step { step: name, dockerfile, lines, outcome, tail, printed }
+                BuildError::Step { step: name, dockerfile, lines, outcome, tail, printed, kept }
             }
             Self::Files { class, source } => BuildError::Files { step: name, dockerfile, lines, class, source },
             Self::Build(error) => error,

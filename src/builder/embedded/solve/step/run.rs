@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use crate::builder::embedded::copy::{self, CopyPart, CopySource, CopyStep, Wanted};
+use crate::builder::embedded::kept;
 use crate::builder::embedded::sandbox::{
     Access, Exit, Mount, MountSource, OwnedLink, ResolvedUser, RootForm, RootFs, RunStep, SandboxError,
 };
@@ -95,7 +96,39 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
         }
         Err(error) => return Err(StepError::files(ErrorClass::Permanent, error)),
     };
-    Err(StepError::Ended { outcome, tail: Box::new(tail) })
+    let kept = keep(job, operation, (&step, &outcome, script.as_ref().map(|(directory, _)| directory.path())), root);
+    Err(StepError::Ended { outcome, tail: Box::new(tail), kept })
+}
+
+/// Keeps the failed step if that is asked for, and returns its id. That it cannot be kept is not why the build failed.
+fn keep(
+    job: &Job,
+    operation: &RunOperation,
+    (run, outcome, script): (&RunStep, &str, Option<&Path>),
+    root: Root,
+) -> Option<String> {
+    let (package, step) = job.keep.as_ref()?;
+    let Root::Overlay(draft) = root else {
+        warn(job, "the failed step is not kept: its root is a copy, not an overlay".to_owned());
+        return None;
+    };
+    let mut run = run.clone();
+    // Proxies can hold passwords.
+    run.env.retain(|variable| !operation.proxies.contains(variable));
+    let mut not_given: Vec<String> = operation.proxies.iter().map(|(name, _)| format!("variable {name}")).collect();
+    not_given.extend(operation.mounts.iter().filter_map(|mount| match &mount.what {
+        MountKind::Secret { id, .. } => Some(format!("secret {id}")),
+        MountKind::Ssh { id, .. } => Some(format!("SSH agent {id}")),
+        _ => None,
+    }));
+    let failed = kept::Failed { package, step, outcome, run: &run, not_given, script };
+    match kept::keep(&job.machine.snapshots, draft, &failed) {
+        Ok(id) => Some(id),
+        Err(error) => {
+            warn(job, format!("the failed step cannot be kept: {error}"));
+            None
+        }
+    }
 }
 
 /// Returns the owners of links and pipes, which do not stand on disk where there is a single id.
