@@ -194,3 +194,38 @@ fn a_user_with_a_single_id_builds_what_root_builds() {
     let run = same_as_root(SINGLE);
     assert_eq!(run.stderr.matches("single user id").count(), 1, "{}", run.stderr);
 }
+
+/// A static program for s390x that ends with status 42: `lghi %r2,42; svc 1` after its headers.
+fn program_of_s390x() -> Vec<u8> {
+    const CODE: [u8; 6] = [0xa7, 0x29, 0x00, 0x2a, 0x0a, 0x01];
+    let (place, length) = (0x100_0000_u64, 126_u64);
+    let mut bytes = b"\x7fELF\x02\x02\x01\0\0\0\0\0\0\0\0\0\0\x02\0\x16\0\0\0\x01".to_vec();
+    [place + 120, 64, 0].iter().for_each(|number| bytes.extend(number.to_be_bytes()));
+    bytes.extend([0, 0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([0, 0, 0, 1, 0, 0, 0, 5]);
+    [0, place, place, length, length, 0x1000].iter().for_each(|number| bytes.extend(number.to_be_bytes()));
+    bytes.extend(CODE);
+    bytes
+}
+
+#[test]
+fn an_emulator_that_the_machine_has_not_registered_runs_steps_all_the_same() {
+    assert!(!Path::new("/proc/sys/fs/binfmt_misc/qemu-s390x").exists(), "this machine must not have it registered");
+    let repository = Repository::new();
+    repository
+        .write("pkg/z/build.yml", "org: test\nimage: z\narches: [s390x]\n")
+        .write("pkg/z/Dockerfile", "FROM scratch\nCOPY --chmod=755 program /program\nRUN [\"/program\"]\n")
+        .write("pkg/z/program", program_of_s390x());
+    repository.commit("a package");
+    let build = ["build", "--offline", "pkg/z"];
+    let runs = [
+        Program::new().run(repository.path(), &build),
+        Rootless::new(SUBIDS).run(&repository, &build),
+        Rootless::new(SINGLE).run(&repository, &build),
+    ];
+    for run in runs {
+        let run = run.exits_with(1);
+        assert!(run.stderr.contains("exited with status 42"), "{}", run.stderr);
+    }
+    assert!(!Path::new("/proc/sys/fs/binfmt_misc/qemu-s390x").exists(), "the machine's list is as it was");
+}

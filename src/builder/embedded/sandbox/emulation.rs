@@ -1,9 +1,9 @@
 //! Which platforms' code the kernel here can execute: its own, compatible ones, and those that have a `binfmt_misc`
 //! handler.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -11,6 +11,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use crate::oci::Platform;
 
 use super::super::super::Support;
+use super::mode;
 
 /// A registered interpreter for programs of another instruction set.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,6 +102,68 @@ fn bytes(digits: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
+/// An interpreter that steps can be given in their own user namespace, without asking the machine.
+pub(super) struct OwnEmulator {
+    program: PathBuf,
+    magic: [u8; 20],
+}
+
+impl OwnEmulator {
+    /// Returns one for `platform` if the machine has no handler for it, but a static qemu, and its kernel keeps handlers
+    /// for each user namespace (Linux 6.7).
+    pub(super) fn find(platform: &Platform) -> Option<Self> {
+        if support(platform, &Platform::host(), &Emulators::read()) != Support::Unsupported || platform.os != "linux" {
+            return None;
+        }
+        let release = rustix::system::uname();
+        let mut numbers = release.release().to_str().ok()?.split(['.', '-']).map(|number| number.parse::<u32>().ok());
+        if (numbers.next()??, numbers.next()??) < (6, 7) {
+            return None;
+        }
+        let machine = match platform.architecture.as_str() {
+            "386" => "i386",
+            "amd64" => "x86_64",
+            "arm64" => "aarch64",
+            "loong64" => "loongarch64",
+            "mipsle" => "mipsel",
+            "mips64le" => "mips64el",
+            same => same,
+        };
+        let name = format!("qemu-{machine}-static");
+        let program = QEMU_PLACES.iter().map(|place| Path::new(place).join(&name)).find(|path| path.is_file())?;
+        Some(Self { program, magic: elf_header(platform)? })
+    }
+
+    /// Registers it for the user namespace of this process, whose root is still the machine's. It counts for as long as
+    /// what is returned is open.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn register(&self) -> io::Result<OwnedFd> {
+        let context = rustix::mount::fsopen("binfmt_misc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_create(context.as_fd())?;
+        let mount = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let register = rustix::fs::openat(&mount, "register", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let line = self.line();
+        rustix::io::write(&register, line.as_bytes())?;
+        Ok(mount)
+    }
+
+    /// Returns the registration (Linux, `Documentation/admin-guide/binfmt-misc.rst`): any system ABI and ABI version,
+    /// executables and shared objects. The kernel opens the interpreter now (`F`), and tells it the program's own name (`P`).
+    fn line(&self) -> String {
+        let mut mask = [0xff; 20];
+        mask[7] = 0;
+        // The type is a number of two bytes; 2 and 3 differ in the lowest bit.
+        mask[if self.magic[5] == 1 { 16 } else { 17 }] = 0xfe;
+        let escaped = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+        format!(":pkgbuild:M::{}:{}:{}:PF", escaped(&self.magic), escaped(&mask), self.program.display())
+    }
+}
+
+/// Where packages put qemu; a step's environment has no say in what runs it.
+const QEMU_PLACES: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
+
 /// Opens `binfmt_misc` where it is mounted, or a mount of it that has no place in the file system.
 fn binfmt_directory() -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -109,6 +172,10 @@ fn binfmt_directory() -> Option<OwnedFd> {
         && rustix::fs::accessat(&directory, "status", rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty()).is_ok()
     {
         return Some(directory);
+    }
+    if mode::of_process() != Some(mode::Mode::Root) {
+        // In a user namespace of our own it would be a new one, which hides the machine's.
+        return None;
     }
     let context = rustix::mount::fsopen("binfmt_misc", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
     rustix::mount::fsconfig_create(context.as_fd()).ok()?;
@@ -182,6 +249,26 @@ mod tests {
             assert_eq!(support(&Platform::linux(architecture), &host, &emulators), expected, "{architecture}");
         }
         assert_eq!(support(&Platform::new("windows", "amd64", None), &host, &emulators), Support::Unsupported);
+    }
+
+    #[test]
+    fn what_is_registered_for_a_step_is_what_debian_registers() {
+        let emulator = |architecture: &str| OwnEmulator {
+            program: "/q".into(),
+            magic: elf_header(&Platform::linux(architecture)).expect("known"),
+        };
+        let magic = "7f454c460201010000000000000000000200b700";
+        let escaped = |digits: &str| {
+            digits
+                .as_bytes()
+                .chunks(2)
+                .fold(String::new(), |text, pair| text + "\\x" + std::str::from_utf8(pair).expect("digits"))
+        };
+        let line = emulator("arm64").line();
+        assert!(line.starts_with(&format!(":pkgbuild:M::{}:", escaped(magic))), "{line}");
+        assert!(line.ends_with("\\xfe\\xff\\xff\\xff:/q:PF"), "{line}");
+        // Numbers of s390x have their lowest byte last.
+        assert!(emulator("s390x").line().ends_with("\\xff\\xfe\\xff\\xff:/q:PF"), "{}", emulator("s390x").line());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::emulation::OwnEmulator;
 use super::mode::{self, Mode as Isolation};
 use super::root::{self, Prepared};
 use super::single::{self, Overseer};
@@ -234,8 +235,8 @@ fn first_process(
     mapped.read_exact(&mut [0])?;
     // The supervisor is outside of these namespaces but still the parent.
     die_with_parent()?;
-    match surround(step, prepared).and_then(|()| fork_step(step, asker)) {
-        Ok((child, failed)) => {
+    match surround(step, prepared).and_then(|kept| Ok((kept, fork_step(step, asker)?))) {
+        Ok((_kept, (child, failed))) => {
             let ended = reap(child)?;
             prepared.remove_made_targets();
             let mut errno = [0; 4];
@@ -251,7 +252,8 @@ fn first_process(
     }
 }
 
-fn surround(step: &RunStep, prepared: &Prepared) -> Result<(), Failure> {
+/// Makes the surroundings of the step; what is returned is to stay open as long as it runs.
+fn surround(step: &RunStep, prepared: &Prepared) -> Result<Option<OwnedFd>, Failure> {
     rustix::system::sethostname(step.hostname.as_bytes()).map_err(trying("set the host name"))?;
     if step.network != StepNetwork::Host {
         loopback_up().map_err(trying("bring up the loopback interface"))?;
@@ -259,9 +261,12 @@ fn surround(step: &RunStep, prepared: &Prepared) -> Result<(), Failure> {
     if step.network == StepNetwork::Outbound {
         super::outbound::wait().map_err(trying("reach the network through `pasta`"))?;
     }
+    let emulator = prepared.emulator.as_ref().map(OwnEmulator::register).transpose();
+    let emulator = emulator.map_err(trying(format!("register an emulator of {}", step.platform)))?;
     root::enter(step, prepared)?;
     // Neither the step nor its tools may look into this process.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(trying("close process 1"))
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(trying("close process 1"))?;
+    Ok(emulator)
 }
 
 fn loopback_up() -> io::Result<()> {

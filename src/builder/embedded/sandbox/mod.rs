@@ -94,7 +94,10 @@ pub enum SandboxError {
 impl Sandbox {
     /// Returns how this machine can run steps for `platform`.
     pub fn support(&self, platform: &Platform) -> Support {
-        emulation::support(platform, &Platform::host(), &Emulators::read())
+        match emulation::support(platform, &Platform::host(), &Emulators::read()) {
+            Support::Unsupported if emulation::OwnEmulator::find(platform).is_some() => Support::Emulated,
+            support => support,
+        }
     }
 
     /// Runs `step` to its end like [`Sandbox::run`], with a person or a program attached. Not to be called while other

@@ -13,6 +13,7 @@ use rustix::mount::{MountAttrFlags, UnmountFlags};
 
 use crate::sys::fs::RootedPath;
 
+use super::emulation::OwnEmulator;
 use super::init::{Failure, trying};
 use super::mounts::{INERT, attach, change, clone_tree, filesystem, open_path, overlay, restrict};
 use super::{Access, MountSource, RootForm, RunStep, StepNetwork, beside_upper, mode};
@@ -31,6 +32,8 @@ fn set_modified(directory: &OwnedFd, time: Timespec) -> io::Result<()> {
 
 /// What the supervisor has mounted, by paths that the first process inherits.
 pub(super) struct Prepared {
+    /// What the step's namespace is to be given for code of another machine.
+    pub(super) emulator: Option<OwnEmulator>,
     root: PathBuf,
     hosts: PathBuf,
     resolver: Option<PathBuf>,
@@ -63,8 +66,14 @@ struct MadeTarget {
 /// Mounts the step's overlay and those of its mounts, in the supervisor's private mount namespace.
 pub(super) fn prepare(step: &RunStep) -> Result<Prepared, Failure> {
     let beside = |name: &str| beside_upper(&step.root, name);
-    let mut prepared =
-        Prepared { root: beside("root"), hosts: beside("hosts"), resolver: None, mounts: Vec::new(), made: RefCell::default() };
+    let mut prepared = Prepared {
+        emulator: OwnEmulator::find(&step.platform),
+        root: beside("root"),
+        hosts: beside("hosts"),
+        resolver: None,
+        mounts: Vec::new(),
+        made: RefCell::default(),
+    };
     let hosts =
         format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n{}", step.hostname, step.given.host_lines());
     fs_err::write(&prepared.hosts, hosts).map_err(trying("write the hosts file"))?;

@@ -145,7 +145,7 @@ pub(super) fn no_emulator(platform: &Platform) -> BuildError {
     BuildError::Unsupported {
         platform: Box::new(platform.clone()),
         reason: format!("its RUN steps need {} code run on {}, and no binfmt handler is registered", platform.architecture, Platform::host().architecture),
-        help: "install qemu-user-static, whose handlers need the flag F (`update-binfmts --display`), or build on a machine of that architecture".to_owned(),
+        help: "install qemu-user-static: its handlers with the flag F (`update-binfmts --display`) are used, and from Linux 6.7 on its programs are enough; or build on a machine of that architecture".to_owned(),
     }
 }
 
