@@ -58,6 +58,29 @@ pub struct BuildRequest {
     pub cancel: CancellationToken,
 }
 
+impl BuildRequest {
+    /// Returns a request for `package` at `platform`, with no files, arguments or base images yet.
+    pub fn new(package: &str, platform: Platform, dockerfile: DockerfileSource) -> Self {
+        Self {
+            package: package.to_owned(),
+            platform,
+            context: Context { roots: Vec::new() },
+            dockerfile,
+            args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            target: None,
+            network: Network::default(),
+            cache: CacheUse::default(),
+            keeping: Keeping::default(),
+            source_date: SourceDate::default(),
+            bases: BTreeMap::new(),
+            steps: Arc::default(),
+            cancel: CancellationToken::new(),
+        }
+    }
+}
+
 /// Which base image is meant: its reference as written (after expansion) and the platform of the stage that uses it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct BaseKey {

@@ -21,10 +21,11 @@ use crate::builder::{
     Base, BaseKey, BuildEvent, BuildRequest, BuiltImage, CacheUse, Context, ContextRoot, DockerfileSource, Network,
 };
 use crate::content::{DOCUMENT_LIMIT, read_whole};
-use crate::dockerfile::{Dockerfile, ImageUse, StageOptions, Stages};
+use crate::dockerfile::{self, Dockerfile, ImageUse, StageOptions, Stages};
 use crate::git::Repositories;
 use crate::oci::{ImageConfig, Manifest, Platform};
 use crate::package::{INPUT_KEY, Package};
+use crate::sys::fs::read_regular;
 use crate::transfer::{CopyOptions, copy};
 
 /// Carries out one unit.
@@ -199,7 +200,8 @@ async fn last_change(package: &Package) -> Result<Option<String>, UnitError> {
 }
 
 fn dockerfile_text(job: &Job) -> Result<Vec<u8>, UnitError> {
-    fs_err::read(job.package.directory.join(job.package.dockerfile())).map_err(UnitError::Dockerfile)
+    let path = job.package.directory.join(job.package.dockerfile());
+    read_regular(&path, dockerfile::LIMIT as u64).map_err(UnitError::Dockerfile)
 }
 
 fn stage_options(job: &Job, platform: &Platform) -> StageOptions {

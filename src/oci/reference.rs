@@ -87,7 +87,8 @@ impl Repository {
     pub fn familiar(&self) -> String {
         match (self.registry.as_str(), self.path.strip_prefix("library/")) {
             (DEFAULT_REGISTRY, Some(name)) if !name.contains('/') => name.to_owned(),
-            (DEFAULT_REGISTRY, _) => self.path.clone(),
+            // Without its registry `docker.io/a.b/c` would be `c` at `a.b`.
+            (DEFAULT_REGISTRY, _) if !self.path.split('/').next().is_some_and(is_host) => self.path.clone(),
             _ => self.to_string(),
         }
     }
@@ -266,6 +267,8 @@ mod tests {
         }
         let pinned = format!("alpine:3@sha256:{HEX}");
         assert_eq!(pinned.parse::<Reference>().expect("valid").to_string(), format!("docker.io/library/{pinned}"));
+        let dotted = "docker.io/a.b/c:d";
+        assert_eq!(dotted.parse::<Reference>().expect("valid").familiar(), dotted);
         assert_eq!(pinned.parse::<Reference>().expect("valid").familiar(), pinned);
     }
 

@@ -184,6 +184,15 @@ pub(crate) fn parse(file: File<'_>, text: &str) -> Result<Node, Diagnostics> {
 }
 
 impl BuildYml {
+    /// Reads the text of the file at `path`, which is absolute, as it stands alone, without defaults of a workspace.
+    ///
+    /// # Errors
+    /// Every mistake of the file.
+    pub fn from_text(path: &Path, text: &str) -> Result<Self, Diagnostics> {
+        let directory = path.parent().unwrap_or(path);
+        Self::read(File { path, shown: path, directory }, text, None)
+    }
+
     /// Reads `text`, the content of `file`.
     pub(crate) fn read(file: File<'_>, text: &str, defaults: Option<&Defaults>) -> Result<Self, Diagnostics> {
         let root = parse(file, text)?;

@@ -13,6 +13,7 @@ use super::{Package, PackageError, SourceState};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::dockerfile::ignore::{self, Ignore};
 use crate::git::Commit;
+use crate::sys::fs::RootedPath;
 
 /// The sources of a package.
 pub(super) struct Sources {
@@ -115,15 +116,15 @@ impl<'a> Left<'a> {
 /// # Errors
 /// Its mistakes, or that it cannot be read.
 pub(super) fn ignored(package: &Package) -> Result<Ignore, PackageError> {
+    let unreadable = |candidate: &Path, error: &io::Error| {
+        let message = format!("the ignore file cannot be read: {}", error.kind());
+        PackageError::Mistakes(Diagnostics(vec![Diagnostic::error(&package.shown.join(candidate), message)]))
+    };
     for candidate in ignore::candidates(package.dockerfile()) {
-        match fs_err::read(package.directory.join(&candidate)) {
-            Ok(text) => return Ignore::parse(&package.shown.join(&candidate), &text).map_err(PackageError::Mistakes),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-            Err(error) => {
-                let message = format!("the ignore file cannot be read: {}", error.kind());
-                let diagnostic = Diagnostic::error(&package.shown.join(&candidate), message);
-                return Err(PackageError::Mistakes(Diagnostics(vec![diagnostic])));
-            }
+        // As the builder reads it: a link that leads out of the package leads nowhere.
+        let read = RootedPath::open(&package.directory).and_then(|root| root.read_regular(&candidate, ignore::LIMIT as u64));
+        if let Some(text) = read.map_err(|error| unreadable(&candidate, &error))? {
+            return Ignore::parse(&package.shown.join(&candidate), &text).map_err(PackageError::Mistakes);
         }
     }
     Ok(Ignore::default())

@@ -3,7 +3,7 @@
 //! Everyday calls go through `fs_err`, whose errors name the path.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -237,6 +237,26 @@ fn record_lock(file: &File, command: libc::c_int) -> io::Result<()> {
     }
 }
 
+/// Returns the bytes of the regular file `path`, of a larger one than `limit` only `limit` and one more.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|error| named(error.into(), "open", path))?;
+    let bytes = read_if_regular(&File::from(file), limit)?;
+    bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no regular file", path.display())))
+}
+
+fn read_if_regular(file: &File, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
 /// A directory from which paths are opened without ever leaving it: `..`, absolute paths and symbolic links are taken
 /// inside it, as after `chroot`.
 #[derive(Debug)]
@@ -276,12 +296,18 @@ impl RootedPath {
         Err(named(rustix::io::Errno::AGAIN.into(), "open", &self.path))
     }
 
-    /// Opens `inner` below the root for reading.
+    /// Returns the bytes of the regular file `inner` below the root, of a larger one than `limit` only `limit` and one more;
+    /// `None` when there is none, or something else is there: what a pipe or a device gives may never end.
     ///
     /// # Errors
     /// As [`RootedPath::open_at`].
-    pub fn read(&self, inner: &Path) -> io::Result<File> {
-        self.open_at(inner, OFlags::RDONLY, Mode::empty()).map(File::from)
+    pub fn read_regular(&self, inner: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        // A pipe would else be waited for until somebody opens it for writing.
+        let file = match self.open_at(inner, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+            file => File::from(file?),
+        };
+        read_if_regular(&file, limit)
     }
 }
 
@@ -323,8 +349,22 @@ mod tests {
         fs_err::os::unix::fs::symlink("/../../secret", root.join("link")).expect("links");
         let rooted = RootedPath::open(&root).expect("opens");
         for inner in ["secret", "/secret", "../secret", "../../../secret", "link"] {
-            let text = io::read_to_string(rooted.read(Path::new(inner)).expect(inner)).expect("reads");
+            let read = rooted.read_regular(Path::new(inner), 100).expect(inner).expect("a file");
+            let text = String::from_utf8(read).expect("text");
             assert_eq!(text, "in", "{inner}");
         }
+    }
+
+    #[test]
+    fn only_regular_files_are_read_and_nothing_is_waited_for() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let pipe = directory.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("runs").success());
+        assert!(read_regular(&pipe, 10).is_err());
+        let rooted = RootedPath::open(directory.path()).expect("opens");
+        assert_eq!(rooted.read_regular(Path::new("pipe"), 10).expect("asks"), None);
+        assert_eq!(rooted.read_regular(Path::new("none"), 10).expect("asks"), None);
+        fs_err::write(directory.path().join("large"), [0; 100]).expect("writes");
+        assert_eq!(rooted.read_regular(Path::new("large"), 10).expect("reads").expect("a file").len(), 11);
     }
 }

@@ -5,19 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use crate::builder::steps::StepOptions;
-use crate::builder::{self, BuildRequest, CacheUse, DockerfileSource, Network, embedded};
+use crate::builder::{BuildRequest, DockerfileSource, Network, embedded};
 use crate::cli::args::LintArgs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
 use crate::cli::packages::Selected;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
+use crate::dockerfile;
 use crate::oci::Platform;
 use crate::package::{Package, PackageError};
-use crate::time::SourceDate;
+use crate::sys::fs::read_regular;
 
 pub(super) fn run(args: &LintArgs, context: &mut Context) -> Result<Exit, Failure> {
     let found = mistakes(args, context)?;
@@ -92,7 +92,7 @@ fn mistakes(args: &LintArgs, context: &Context) -> Result<Vec<Diagnostic>, Failu
 fn of_package(package: &Package) -> Vec<Diagnostic> {
     let path = package.directory.join(package.dockerfile());
     let shown = package.shown.join(package.dockerfile());
-    let text: Arc<[u8]> = match fs_err::read(&path) {
+    let text: Arc<[u8]> = match read_regular(&path, dockerfile::LIMIT as u64) {
         Ok(text) => text.into(),
         Err(error) => return vec![Diagnostic::error(&shown, format!("the Dockerfile cannot be read: {}", error.kind()))],
     };
@@ -111,27 +111,14 @@ fn of_package(package: &Package) -> Vec<Diagnostic> {
 
 /// Returns what a build of `platform` would be asked for, as far as it is known without asking anybody.
 fn request(package: &Package, platform: &Platform, text: Arc<[u8]>) -> BuildRequest {
+    let dockerfile =
+        DockerfileSource { path: package.shown.join(package.dockerfile()), in_context: package.dockerfile().to_owned(), text };
     BuildRequest {
-        package: package.settings.image.clone(),
-        platform: platform.clone(),
-        context: builder::Context { roots: Vec::new() },
-        dockerfile: DockerfileSource {
-            path: package.shown.join(package.dockerfile()),
-            in_context: package.dockerfile().to_owned(),
-            text,
-        },
         args: plain_arguments(package),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
-        target: None,
         network: if package.settings.network { Network::Default } else { Network::None },
-        cache: CacheUse::ReadWrite,
-        keeping: crate::builder::Keeping::default(),
-        source_date: SourceDate::default(),
-        bases: BTreeMap::new(),
         // What a build may be permitted is no mistake.
         steps: Arc::new(StepOptions { host_network: true, ..StepOptions::default() }),
-        cancel: CancellationToken::new(),
+        ..BuildRequest::new(&package.settings.image, platform.clone(), dockerfile)
     }
 }
 

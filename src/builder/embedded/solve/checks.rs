@@ -88,31 +88,15 @@ fn facts(base: &BaseImage) -> ImageFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::builder::{CacheUse, Context, DockerfileSource, Network};
+    use crate::builder::DockerfileSource;
     use crate::oci::Platform;
-    use crate::time::SourceDate;
 
     fn linted(text: &str, args: &[&str]) -> Vec<String> {
+        let dockerfile =
+            DockerfileSource { path: "Dockerfile".into(), in_context: "Dockerfile".into(), text: text.as_bytes().into() };
         let request = BuildRequest {
-            package: "test".to_owned(),
-            platform: Platform::linux("amd64"),
-            context: Context { roots: Vec::new() },
-            dockerfile: DockerfileSource {
-                path: "Dockerfile".into(),
-                in_context: "Dockerfile".into(),
-                text: text.as_bytes().into(),
-            },
             args: args.iter().map(|name| ((*name).to_owned(), String::new())).collect(),
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            target: None,
-            network: Network::None,
-            cache: CacheUse::ReadWrite,
-            keeping: crate::builder::Keeping::default(),
-            source_date: SourceDate(0),
-            bases: BTreeMap::new(),
-            steps: std::sync::Arc::default(),
-            cancel: tokio_util::sync::CancellationToken::new(),
+            ..BuildRequest::new("test", Platform::linux("amd64"), dockerfile)
         };
         let line = |found: &Diagnostic| found.span.map_or(0, |span| span.line);
         lint(&request, None).iter().map(|found| format!("{}: {}", line(found), found.message)).collect()

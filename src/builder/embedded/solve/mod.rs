@@ -12,7 +12,7 @@ mod select;
 mod step;
 mod walk;
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -208,16 +208,9 @@ fn scan(context: &Context, dockerfile: &Path, cache: &Path) -> Result<ContextTre
 fn read_in_context(context: &Context, path: &Path) -> io::Result<Option<Vec<u8>>> {
     for root in context.roots.iter().rev() {
         let Ok(inner) = path.strip_prefix(&root.target) else { continue };
-        let file = match RootedPath::open(&root.source)?.read(inner) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
-            file => file?,
-        };
-        if !file.metadata()?.is_file() {
-            continue;
+        if let Some(bytes) = RootedPath::open(&root.source)?.read_regular(inner, ignore::LIMIT as u64)? {
+            return Ok(Some(bytes));
         }
-        let mut bytes = Vec::new();
-        file.take(ignore::LIMIT as u64 + 1).read_to_end(&mut bytes)?;
-        return Ok(Some(bytes));
     }
     Ok(None)
 }
