@@ -6,6 +6,7 @@
 pub mod embedded;
 pub mod secret;
 pub mod steps;
+mod variation;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::content::{ContentError, ContentSource, ErrorClass};
 use crate::diagnostic::{Diagnostics, Span};
 use crate::oci::{Descriptor, Platform};
 use crate::time::SourceDate;
+pub use variation::{NamedContext, Variation};
 
 use steps::StepOptions;
 
@@ -39,8 +41,8 @@ pub struct BuildRequest {
     pub labels: BTreeMap<String, String>,
     /// Annotations to set on the image manifest.
     pub annotations: BTreeMap<String, String>,
-    /// The stage to build; `None` for the last.
-    pub target: Option<String>,
+    /// What differs from what the Dockerfile says by itself.
+    pub variation: Variation,
     /// What network `RUN` steps see unless they say otherwise.
     pub network: Network,
     /// Whether results of earlier builds may be used.
@@ -69,7 +71,7 @@ impl BuildRequest {
             args: BTreeMap::new(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
-            target: None,
+            variation: Variation::default(),
             network: Network::default(),
             cache: CacheUse::default(),
             keeping: Keeping::default(),

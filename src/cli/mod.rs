@@ -11,6 +11,7 @@ mod prepared;
 mod registries;
 pub mod settings;
 mod steps;
+mod variation;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};

@@ -11,6 +11,7 @@ use super::error::Failure;
 use super::packages::{Named, Names, Selected};
 use super::registries::registry;
 use super::settings::Settings;
+use crate::builder::Variation;
 use crate::engine::event::EventSink;
 use crate::engine::plan::{Build, Decision, Policy, Publish};
 use crate::engine::{Job, Plan, mistakes, plan};
@@ -83,6 +84,11 @@ impl Prepared {
         refuse_twice(&prepared.jobs)?;
         refuse_nothing(&prepared.jobs, platforms)?;
         Ok(prepared)
+    }
+
+    /// Builds what was asked for, but not what that needs, differently from what its Dockerfiles say.
+    pub(super) fn vary(&mut self, variation: &Variation) {
+        self.jobs.iter_mut().filter(|job| job.asked).for_each(|job| job.variation = variation.clone());
     }
 
     /// Returns what the workspace file says.
@@ -172,7 +178,8 @@ impl Prepared {
         for ((package, tag), args) in self.selected.packages.iter().zip(tags).zip(arguments) {
             let platforms = chosen(package, &self.platforms, self.called);
             let (name, aliases, needs) = (String::new(), Vec::new(), Vec::new());
-            self.jobs.push(Job { name, package: package.clone(), tag, aliases, args, platforms, needs, asked, input_key: None });
+            let (package, variation, input_key) = (package.clone(), Variation::default(), None);
+            self.jobs.push(Job { name, package, tag, aliases, args, platforms, needs, variation, asked, input_key });
         }
         let packages: Vec<Package> = self.jobs.iter().map(|job| job.package.clone()).collect();
         for (job, name) in self.jobs.iter_mut().zip(names(&packages)) {

@@ -132,7 +132,8 @@ async fn request(shared: &Shared, job: &Job, platform: &Platform) -> Result<Buil
     labels.extend(options.labels.clone());
     let mut annotations = package.settings.annotations.clone();
     annotations.extend(options.annotations.clone());
-    if let Some(key) = &job.input_key {
+    // The key tells what the Dockerfile says by itself is made of.
+    if let Some(key) = job.input_key.as_ref().filter(|_| !job.variation.is_another_image()) {
         annotations.insert(INPUT_KEY.to_owned(), key.annotation());
     }
     let use_cache = options.step_cache && !package.settings.disable_cache;
@@ -154,7 +155,7 @@ async fn request(shared: &Shared, job: &Job, platform: &Platform) -> Result<Buil
         args: job.args.clone(),
         labels,
         annotations,
-        target: None,
+        variation: job.variation.clone(),
         network: if package.settings.network { Network::Default } else { Network::None },
         keeping: options.keeping.clone(),
         cache: if use_cache { CacheUse::ReadWrite } else { CacheUse::WriteOnly },
@@ -208,6 +209,8 @@ fn stage_options(job: &Job, platform: &Platform) -> StageOptions {
     let mut options = StageOptions::new(platform.clone());
     options.build_platform = Platform::host();
     options.args.clone_from(&job.args);
+    options.target.clone_from(&job.variation.target);
+    options.contexts = job.variation.for_stages();
     options
 }
 

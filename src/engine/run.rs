@@ -17,7 +17,7 @@ use super::probe::{Question, UnitFacts, probe};
 use super::publish::{ArchitectureTags, Existing};
 use super::remote::{RemoteError, RemoteRoot, SharedSource};
 use crate::builder::steps::StepOptions;
-use crate::builder::{Builder, BuiltImage, Keeping, Support};
+use crate::builder::{Builder, BuiltImage, Keeping, Support, Variation};
 use crate::diagnostic::Diagnostics;
 use crate::oci::{Platform, Reference};
 use crate::package::{InputKey, Package, PackageTag, SourceState};
@@ -42,6 +42,8 @@ pub struct Job {
     pub platforms: Vec<Platform>,
     /// Positions of jobs that must be done before, whatever the Dockerfile says.
     pub needs: Vec<usize>,
+    /// What differs from what its Dockerfile says by itself.
+    pub variation: Variation,
     /// Whether it was asked for, or is only there because another is built from it: such a package is not published.
     pub asked: bool,
     /// The key of everything that goes in, to be kept with the image.

@@ -138,6 +138,7 @@ impl EngineTest {
                 args: BTreeMap::new(),
                 platforms: self.platforms.clone(),
                 needs: Vec::new(),
+                variation: crate::builder::Variation::default(),
                 asked: true,
                 input_key: None,
             }

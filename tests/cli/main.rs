@@ -16,4 +16,5 @@ mod reproducible;
 mod rootless;
 mod steps;
 mod tags;
+mod variation;
 mod verify;

@@ -132,7 +132,7 @@ async fn build(case: &Case, mut request: BuildRequest, bases: &Bases, meanings: 
     request.dockerfile.text = case.dockerfile.as_bytes().into();
     request.dockerfile.in_context = case.file.clone().into();
     request.args = case.args.clone();
-    request.target = case.target.clone();
+    request.variation.target = case.target.clone();
     let built = bases.test().build_request(&request).await;
     match &built.result {
         Ok(image) => Ok(meaning(bases.test(), &image.manifest, meanings)),

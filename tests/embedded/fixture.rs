@@ -9,7 +9,7 @@ use pkgbuild::builder::embedded::sandbox::Sandbox;
 use pkgbuild::builder::embedded::snapshot::Overlay;
 use pkgbuild::builder::{
     Base, BaseKey, BuildError, BuildEvent, BuildRequest, Builder, BuiltImage, CacheUse, Context, ContextRoot, DockerfileSource,
-    Keeping, Network,
+    Keeping, Network, Variation,
 };
 use pkgbuild::oci::{ImageConfig, Manifest, MediaType, Platform};
 use pkgbuild::store::Store;
@@ -112,7 +112,7 @@ impl Test {
             args: BTreeMap::new(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
-            target: None,
+            variation: Variation::default(),
             network: Network::None,
             cache: CacheUse::ReadWrite,
             keeping: Keeping::default(),

@@ -4,6 +4,7 @@ mod build;
 mod cache;
 mod caches;
 mod collect;
+mod contexts;
 mod fixture;
 mod given;
 mod link;

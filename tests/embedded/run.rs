@@ -160,14 +160,14 @@ async fn triggers_run_in_the_child_before_its_own_steps() {
     assert_eq!(test.file(&built, "log"), "parent\ntrigger\nchild\n");
     assert!(test.config(&built).config.on_build.is_empty());
     // And through an image.
-    test.request.target = Some("parent".to_owned());
+    test.request.variation.target = Some("parent".to_owned());
     let parent = test.build().await;
     assert_eq!(test.config(&parent).config.on_build, ["RUN echo trigger >> /log"]);
     let key = pkgbuild::builder::BaseKey { reference: "org/parent:1".into(), platform: Platform::host() };
     let base =
         pkgbuild::builder::Base { manifest: parent.image().manifest.clone(), source: std::sync::Arc::new(test.store.clone()) };
     test.request.bases.insert(key, base);
-    test.request.target = None;
+    test.request.variation.target = None;
     test.dockerfile("FROM org/parent:1\nRUN echo grandchild >> /log\n");
     let built = test.build().await;
     assert_eq!(test.file(&built, "log"), "parent\ntrigger\ngrandchild\n");

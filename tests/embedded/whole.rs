@@ -72,7 +72,7 @@ async fn every_kind_of_change_gives_the_same_image_with_and_without_overlayfs() 
     }
     for (number, step) in STEPS.iter().enumerate() {
         test.dockerfile(&text);
-        test.request.target = Some(format!("s{number}"));
+        test.request.variation.target = Some(format!("s{number}"));
         let (with, without) = both(&mut test, &other).await;
         assert_eq!(test.layers(&with).len(), 6);
         if digest(&with) != digest(&without) {

@@ -57,6 +57,9 @@ pub struct BuildArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "flattened")]
     pub absent: AbsentArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "flattened")]
+    pub variation: VariationArgs,
     /// Push the indexes when they are complete
     #[arg(long, help_heading = "Results")]
     pub push: bool,
@@ -102,6 +105,21 @@ pub struct BuildArgs {
     /// Write the digest of the index of the one package
     #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
+}
+
+/// What differs from what Dockerfiles say by themselves, for all packages that are asked for.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "How to build")]
+pub struct VariationArgs {
+    /// Build this stage instead of the last; give the image another name, with --tag, --hash or --dev
+    #[arg(long, value_name = "STAGE", conflicts_with = "nobuild")]
+    pub target: Option<String>,
+    /// Let a stage or image NAME mean a directory's files, or an image: NAME=DIR, NAME=docker-image://REF (repeatable); as --target
+    #[arg(long, value_name = "NAME=CONTEXT", conflicts_with = "nobuild")]
+    pub build_context: Vec<String>,
+    /// Run every step of these stages of what is built now (repeatable, commas)
+    #[arg(long, value_name = "STAGES", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
 }
 
 /// linuxkit's flags for what this program does not have. They are accepted so that the refusal can say what is missing.

@@ -13,7 +13,7 @@ use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::oci::Tag;
 
-pub use build::{AbsentArgs, BuildArgs, OnRegistryError, PlanArgs, PolicyArgs};
+pub use build::{AbsentArgs, BuildArgs, OnRegistryError, PlanArgs, PolicyArgs, VariationArgs};
 pub use cache::{CacheArgs, CacheCommand, ExportArgs, GcArgs};
 pub use debug::{DebugArgs, DebugCommand};
 pub use packages::{Overrides, PlatformArgs, Selection};

@@ -19,6 +19,7 @@ use crate::cli::packages::key_values;
 use crate::cli::prepared::{Prepared, listed};
 use crate::cli::registries::remotes;
 use crate::cli::settings::Settings;
+use crate::cli::variation::variation;
 use crate::engine::dispatch::{Limits, OnFailure, Outside, listen};
 use crate::engine::plan::{Build, OnUnknown, Policy, Publish, RemoteUse};
 use crate::engine::publish::{ArchitectureTags, Existing};
@@ -43,6 +44,8 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
     let standing = (!args.dry_run).then(sandbox::enter);
     let mut prepared = Prepared::load(&args.selection, &args.platforms, &context.settings)?;
     refuse_other_builders(prepared.workspace())?;
+    let variation = variation(&args.variation, &args.selection.overrides, &context.settings)?;
+    prepared.vary(&variation);
     let asked = prepared.jobs.iter().filter(|job| job.asked).count();
     if args.iidfile.is_some() && asked != 1 {
         let hint = Some("--image-refs and --metadata-file write several".to_owned());
@@ -54,7 +57,11 @@ pub(super) fn run(mut args: BuildArgs, push: bool, context: &mut Context) -> Res
         (true, true) => Publish::Push,
         (true, false) => Publish::Release(args.release.clone()),
     };
-    let policy = policy(&args.policy, publish, &context.settings);
+    let mut policy = policy(&args.policy, publish, &context.settings);
+    if variation.is_another_image() {
+        // What the cache or a registry has under the name may be of another variation.
+        policy.build = Build::Always;
+    }
     if args.dry_run {
         let store = Store::open_existing(&context.settings.cache)?;
         let plan = super::block_on(prepared.plan(store.as_ref(), &policy))?;

@@ -1,5 +1,6 @@
 //! What steps read, as keys: definitions of everything before the walk, content when a step's inputs are there.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ pub(super) struct Inputs {
     pub(super) context: Option<Arc<ContextTree>>,
     /// What the plan's remote sources are in this run.
     pub(super) remotes: Vec<Arc<Resolved>>,
+    /// Named contexts that any step reads.
+    pub(super) named: BTreeMap<String, Arc<ContextTree>>,
 }
 
 /// What is known of all steps before the walk.
@@ -42,19 +45,24 @@ impl Keys {
     /// When a pattern leads in circles, or the cache cannot be read.
     pub(super) fn prepare(machine: &Machine, plan: &Plan, inputs: &Inputs, read: bool) -> Result<Self, KeyError> {
         let mut definitions: Vec<Key> = Vec::with_capacity(plan.steps.len());
+        // What stands on a step that runs anew is looked for by its content, once that is known.
+        let mut fresh: Vec<bool> = Vec::with_capacity(plan.steps.len());
         let mut roots: Vec<Key> = Vec::with_capacity(plan.steps.len());
         let mut records = Vec::with_capacity(plan.steps.len());
         let passage = machine.snapshots.pass()?;
         for (step, definition) in plan.steps.iter().enumerate() {
             let key = inputs.definition_key(plan, definition, &roots).map_err(|source| KeyError::Pattern { step, source })?;
             definitions.push(key);
+            let on_fresh = |root: &Root| matches!(root, Root::Step(step) if fresh[*step]);
+            let is_fresh = definition.uncached || on_fresh(&definition.parent) || definition.inputs.iter().any(on_fresh);
+            fresh.push(is_fresh);
             roots.push(if definition.linked {
                 let parent = inputs.root_key(plan, definition.parent, &roots);
                 Fields::new("pkgbuild.link.v1").field("parent", parent.as_bytes()).field("layer", key.as_bytes()).finish()
             } else {
                 key
             });
-            records.push(if read { usable(machine, &key, &passage)? } else { None });
+            records.push(if read && !fresh[step] { usable(machine, &key, &passage)? } else { None });
         }
         Ok(Self { definitions, records })
     }
@@ -149,6 +157,10 @@ impl Inputs {
             Operation::Copy(copy) => copy.parts.iter().try_fold(fields, |fields, part| match &part.what {
                 CopyWhat::Patterns { from, patterns } => add(fields, *from, Source::Patterns(patterns, &copy.exclude)),
                 CopyWhat::Parents { from, sources } => add(fields, *from, Source::Parents(sources, &copy.exclude)),
+                CopyWhat::Named(name) => match self.named.get(name) {
+                    Some(context) => read(context.tree(), fields, Source::Mounted("")),
+                    None => Ok(fields),
+                },
                 CopyWhat::Inline(_) => Ok(fields),
             })?,
             Operation::MakeDirectory(_) => fields,

@@ -12,8 +12,9 @@ mod select;
 mod step;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
@@ -26,7 +27,9 @@ use super::image::manifest;
 use super::pack::PackedLayer;
 use super::remote::RemoteError;
 use super::sandbox::StepNetwork;
-use crate::builder::{BaseKey, BuildError, BuildEvent, BuildRequest, BuiltImage, CacheUse, Context, Support};
+use crate::builder::{
+    BaseKey, BuildError, BuildEvent, BuildRequest, BuiltImage, CacheUse, Context, ContextRoot, NamedContext, Support,
+};
 use crate::content::ErrorClass;
 use crate::diagnostic::Diagnostics;
 use crate::dockerfile::stages::{ImageUse, StageOptions, Stages};
@@ -116,7 +119,8 @@ fn stage_options(request: &BuildRequest) -> StageOptions {
     StageOptions {
         build_platform: lower::build_platform(),
         args,
-        target: request.target.clone(),
+        target: request.variation.target.clone(),
+        contexts: request.variation.for_stages(),
         ..StageOptions::new(request.platform.clone())
     }
 }
@@ -131,7 +135,7 @@ async fn prepare(
     let context = if plan.steps.iter().any(plan::Step::reads_context) {
         let (context, dockerfile) = (request.context.clone(), request.dockerfile.in_context.clone());
         let cache = machine.store.directory().to_owned();
-        let context = blocking(move || scan(&context, &dockerfile, &cache)).await?;
+        let context = blocking(move || scan(&context, &ignore::candidates(&dockerfile), &cache)).await?;
         context.warnings().iter().for_each(|message| on(BuildEvent::Warning { message: message.clone() }));
         Some(Arc::new(context))
     } else {
@@ -144,7 +148,17 @@ async fn prepare(
         resolved.map_err(|error| remote_error(request, plan, number, error))
     });
     let remotes = try_join_all(remotes).await?;
-    let inputs = Inputs { context, remotes };
+    let mut named = BTreeMap::new();
+    for name in plan.steps.iter().filter_map(plan::Step::named_context) {
+        if let Some(NamedContext::Directory(directory)) = request.variation.contexts.get(name) {
+            let root = ContextRoot { source: directory.clone(), target: PathBuf::new(), replaces: false };
+            let (context, cache) = (Context { roots: vec![root] }, machine.store.directory().to_owned());
+            let context = blocking(move || scan(&context, &[PathBuf::from(ignore::DEFAULT_NAME)], &cache)).await?;
+            context.warnings().iter().for_each(|message| on(BuildEvent::Warning { message: message.clone() }));
+            named.insert(name.to_owned(), Arc::new(context));
+        }
+    }
+    let inputs = Inputs { context, remotes, named };
     let read = request.cache == CacheUse::ReadWrite;
     // Some tens of small files; a thread for that would cost more.
     let keys = Keys::prepare(machine, plan, &inputs, read).map_err(|error| match error {
@@ -187,17 +201,17 @@ fn remote_error(request: &BuildRequest, plan: &Plan, number: usize, error: Remot
     }
 }
 
-fn scan(context: &Context, dockerfile: &Path, cache: &Path) -> Result<ContextTree, BuildError> {
+fn scan(context: &Context, ignore_files: &[PathBuf], cache: &Path) -> Result<ContextTree, BuildError> {
     let failed = |action: &str, class, source: Box<dyn std::error::Error + Send + Sync>| BuildError::Builder {
         action: action.to_owned(),
         class,
         source,
     };
     let mut ignored = Ignore::default();
-    for candidate in ignore::candidates(dockerfile) {
-        let found = read_in_context(context, &candidate);
+    for candidate in ignore_files {
+        let found = read_in_context(context, candidate);
         if let Some(bytes) = found.map_err(|error| failed("read the ignore file", ErrorClass::Permanent, error.into()))? {
-            ignored = Ignore::parse(&candidate, &bytes).map_err(BuildError::Dockerfile)?;
+            ignored = Ignore::parse(candidate, &bytes).map_err(BuildError::Dockerfile)?;
             break;
         }
     }

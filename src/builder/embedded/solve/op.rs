@@ -66,6 +66,8 @@ pub(super) enum CopyWhat {
         /// Each taken apart at its pivot.
         sources: Vec<ParentsSource>,
     },
+    /// All of the named context of this name.
+    Named(String),
     /// Files whose content stands in the Dockerfile: name and content.
     Inline(Vec<(String, Vec<u8>)>),
 }
@@ -263,7 +265,7 @@ impl CopyWhat {
     pub(super) fn from(&self) -> Option<CopyFrom> {
         match self {
             Self::Patterns { from, .. } | Self::Parents { from, .. } => Some(*from),
-            Self::Inline(_) => None,
+            Self::Named(_) | Self::Inline(_) => None,
         }
     }
 }
@@ -274,6 +276,8 @@ impl CopyPart {
         let fields = fields.number("unpack", u64::from(self.unpack));
         match &self.what {
             CopyWhat::Patterns { from: _, patterns: _ } => fields.field("part", "patterns"),
+            // What it is called says nothing about the files.
+            CopyWhat::Named(_) => fields.field("part", "named"),
             CopyWhat::Parents { from: _, sources: _ } => fields.field("part", "parents"),
             CopyWhat::Inline(files) => {
                 fields.list("inline", files.iter().flat_map(|(name, data)| [name.as_bytes(), data.as_slice()]))

@@ -8,7 +8,7 @@ use crate::builder::embedded::base::BaseImage;
 use crate::builder::embedded::image::ImageState;
 use crate::builder::embedded::remote::RemoteSource;
 
-use super::op::{CopyFrom, MountKind, Operation};
+use super::op::{CopyFrom, CopyWhat, MountKind, Operation};
 
 /// A root file system that a build knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +32,8 @@ pub(super) struct Step {
     pub(super) lines: Vec<String>,
     /// What is changed, or for a linked step what its layer is put on.
     pub(super) parent: Root,
+    /// Whether it runs even if its result is known.
+    pub(super) uncached: bool,
     /// Whether the step works on nothing, and its layer is only put on the parent's: `--link`.
     pub(super) linked: bool,
     /// What else is read; the operation refers to these by number.
@@ -44,6 +46,15 @@ impl Step {
     /// Returns what the step changes.
     pub(super) fn works_on(&self) -> Root {
         if self.linked { Root::Scratch } else { self.parent }
+    }
+
+    /// Returns the named context whose files are read, if any.
+    pub(super) fn named_context(&self) -> Option<&str> {
+        let Operation::Copy(copy) = &self.operation else { return None };
+        copy.parts.iter().find_map(|part| match &part.what {
+            CopyWhat::Named(name) => Some(&**name),
+            _ => None,
+        })
     }
 
     /// Returns whether files of the build context are read.

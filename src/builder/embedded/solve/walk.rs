@@ -259,7 +259,7 @@ impl<'a> Walk<'a> {
         let definition = self.keys.definitions[number];
         let content = self.inputs.content_key(step, &parent, &inputs);
         let content = content.map_err(|error| self.stop(self.step_error(number, StepError::from(error))))?;
-        let read = self.request.cache == CacheUse::ReadWrite;
+        let read = self.request.cache == CacheUse::ReadWrite && !step.uncached;
         if read && let Some(settled) = self.recorded(&content, Some(&definition), &below).await? {
             return Ok(settled);
         }
@@ -323,6 +323,7 @@ impl<'a> Walk<'a> {
             inputs,
             context: self.inputs.context.clone(),
             options: self.request.steps.clone(),
+            named: step.named_context().and_then(|name| self.inputs.named.get(name)).cloned(),
             events: self.events.clone(),
             cancel: self.cancel.clone(),
         };

@@ -13,13 +13,14 @@ use crate::builder::embedded::image::{ImageState, join_directory, makes_layer};
 use crate::builder::embedded::remote::{RemoteSource, without_user};
 use crate::builder::embedded::sandbox::StepNetwork;
 use crate::builder::{BuildRequest, StepName};
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::{Diagnostic, Diagnostics, Span};
 use crate::dockerfile::expand::{Mode, expand_word};
+use crate::dockerfile::instruction::{Copy, Transfer};
 use crate::dockerfile::stages::{self, ImageUse, Input, Stage, Stages};
-use crate::dockerfile::{Command, Dockerfile, Scope};
+use crate::dockerfile::{Command, Dockerfile, From, Ignore, Scope};
 use crate::oci::Platform;
 
-use super::op::{MakeDirectoryOperation, Operation};
+use super::op::{CopyOperation, CopyPart, CopyWhat, MakeDirectoryOperation, Operation};
 use super::plan::{Plan, Root, Step};
 
 /// How many layers an image may have: overlay mounts of engines take no more.
@@ -49,12 +50,14 @@ pub(super) fn lower(
         stages,
         image_numbers: images.keys().enumerate().map(|(number, image)| (image, number)).collect(),
         images,
+        contexts: BTreeMap::new(),
         done: Vec::new(),
         steps: Vec::new(),
         remotes: Vec::new(),
         mistakes: Vec::new(),
         warnings: Vec::new(),
     };
+    lowering.named_contexts();
     for stage in &stages.stages {
         let state = lowering.stage(stage);
         lowering.done.push(state);
@@ -75,6 +78,12 @@ pub(super) fn lower(
         (step.name.number, step.name.of) = (index + 1, of);
     }
     let mut warnings: Vec<String> = warnings;
+    for stage in &request.variation.uncached_stages {
+        let is_called = |from: &From| from.name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(stage));
+        if !dockerfile.stages.iter().any(|source| is_called(&source.from)) {
+            warnings.push(format!("no stage is called `{stage}`, so none of its steps runs again"));
+        }
+    }
     let unused: Vec<String> = dockerfile
         .unused_arguments(request.args.keys().map(String::as_str).filter(|name| !PRESETS.contains(name)))
         .into_iter()
@@ -98,6 +107,8 @@ struct Lowering<'a> {
     stages: &'a Stages,
     images: &'a Images,
     image_numbers: BTreeMap<&'a ImageUse, usize>,
+    /// The steps that bring the files of named contexts.
+    contexts: BTreeMap<&'a str, usize>,
     done: Vec<StageState>,
     steps: Vec<Step>,
     remotes: Vec<RemoteSource>,
@@ -134,6 +145,48 @@ fn told(error: &dyn std::error::Error) -> Refusal {
     (message, None)
 }
 
+impl<'a> Lowering<'a> {
+    /// Makes a step of each named context that is needed: one that brings its files.
+    fn named_contexts(&mut self) {
+        let stages = self.stages;
+        for stage in &stages.stages {
+            let read =
+                stage.steps.iter().flat_map(|step| step.inputs.iter().flatten().map(|input| (step.instruction.span, input)));
+            for (span, input) in std::iter::once((stage.from.span, &stage.base)).chain(read) {
+                if let Input::Context(name) = input {
+                    self.named_context(name, span);
+                }
+            }
+        }
+    }
+
+    fn named_context(&mut self, name: &'a str, span: Span) {
+        if self.contexts.contains_key(name) {
+            return;
+        }
+        self.contexts.insert(name, self.steps.len());
+        let what = CopyWhat::Named(name.to_owned());
+        let operation = CopyOperation {
+            parts: vec![CopyPart { what, unpack: false }],
+            exclude: Ignore::default(),
+            destination: "/".to_owned(),
+            owner: None,
+            mode: None,
+            date: self.request.source_date,
+        };
+        let text = format!("context {name}");
+        self.steps.push(Step {
+            name: StepName { number: 0, of: 0, stage: name.to_owned(), text, span },
+            lines: self.dockerfile.lines(span),
+            parent: Root::Scratch,
+            uncached: false,
+            linked: false,
+            inputs: Vec::new(),
+            operation: Operation::Copy(operation),
+        });
+    }
+}
+
 impl Lowering<'_> {
     fn stage(&mut self, stage: &Stage) -> StageState {
         let date = self.request.source_date;
@@ -148,10 +201,17 @@ impl Lowering<'_> {
                 let image = ImageState::from_base(self.images[name].config.clone(), date);
                 StageState { scope: Scope::new(image.env()), image, root: Root::Image(self.image_numbers[name]) }
             }
-            // A build request has no named contexts.
-            Input::Scratch | Input::Context(_) => {
+            Input::Scratch => {
                 let image = ImageState::scratch(stage.platform.clone(), date);
                 StageState { scope: Scope::new(image.env()), image, root: Root::Scratch }
+            }
+            Input::Context(name) => {
+                let mut image = ImageState::scratch(stage.platform.clone(), date);
+                // The files are a layer, and each layer has its line.
+                let transfer = Transfer { sources: vec![".".to_owned()], destination: "/".to_owned(), ..Transfer::default() };
+                let copy = Copy { transfer, from: Some(name.clone()), ..Copy::default() };
+                image.apply(&Command::Copy(copy), &[]);
+                StageState { scope: Scope::new(image.env()), image, root: Root::Step(self.contexts[&**name]) }
             }
         };
         if stage.platform.os == "windows" {
@@ -211,6 +271,7 @@ impl Lowering<'_> {
                 },
                 lines: self.dockerfile.lines(written.span).iter().map(|line| without_user(line)).collect(),
                 parent: state.root,
+                uncached: self.request.variation.is_uncached(&stage.title),
                 linked: is_linked(&command),
                 inputs,
                 operation,
@@ -225,7 +286,8 @@ impl Lowering<'_> {
         match input {
             Input::Stage(stage) => self.done[*stage].root,
             Input::Image(image) => Root::Image(self.image_numbers[image]),
-            Input::Scratch | Input::Context(_) => Root::Scratch,
+            Input::Context(name) => Root::Step(self.contexts[&**name]),
+            Input::Scratch => Root::Scratch,
         }
     }
 }

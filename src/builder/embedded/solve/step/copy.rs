@@ -26,6 +26,10 @@ pub(super) fn copy_files(job: &Job, operation: &CopyOperation) -> Result<Snapsho
     let parts = parts.iter().zip(&inline).map(|(part, inline)| {
         let (source, wanted) = match &part.what {
             CopyWhat::Patterns { from, patterns } => (source(job, *from), Wanted::Patterns(bytes(patterns))),
+            CopyWhat::Named(_) => {
+                let named = job.named.as_ref().expect("a named context is read when a step needs it");
+                (CopySource::Context(named), Wanted::Paths(vec![Vec::new()]))
+            }
             CopyWhat::Parents { from, sources } => (source(job, *from), Wanted::Parents(sources.clone())),
             CopyWhat::Inline(files) => {
                 let snapshot = inline.as_ref().expect("the files of the Dockerfile were just written");

@@ -46,6 +46,8 @@ pub(super) struct Job {
     pub(super) inputs: Vec<Snapshot>,
     pub(super) context: Option<Arc<ContextTree>>,
     pub(super) options: Arc<StepOptions>,
+    /// The named context that the step reads.
+    pub(super) named: Option<Arc<ContextTree>>,
     pub(super) events: mpsc::Sender<BuildEvent>,
     pub(super) cancel: CancellationToken,
 }
