@@ -22,8 +22,21 @@ pub struct StepOptions {
     pub ulimits: Vec<Ulimit>,
     /// Size of `/dev/shm` in bytes.
     pub shm_size: Option<u64>,
+    /// What a step may use together with all that it starts.
+    pub budget: Budget,
     /// Whether `RUN --network=host` is permitted.
     pub host_network: bool,
+}
+
+/// What a step may use together with all that it starts. Never in keys: how much there was changes no result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Budget {
+    /// Memory in bytes, without swap.
+    pub memory: Option<u64>,
+    /// Processors, in hundredths.
+    pub cpus: Option<u32>,
+    /// Processes and threads.
+    pub processes: Option<u64>,
 }
 
 /// A resource limit of processes (`setrlimit`).

@@ -9,7 +9,7 @@ use super::args::{AgentArg, Permission, SecretArg, SecretSource, StepArgs};
 use super::error::Failure;
 use super::settings::Settings;
 use crate::builder::secret::{SECRET_LIMIT, Secret};
-use crate::builder::steps::StepOptions;
+use crate::builder::steps::{Budget, StepOptions};
 use crate::engine::plan::Decision;
 use crate::engine::{Job, Plan};
 
@@ -22,6 +22,7 @@ pub(super) fn options(args: &StepArgs, settings: &Settings) -> Result<Arc<StepOp
         hosts: args.add_host.clone(),
         ulimits: args.ulimit.clone(),
         shm_size: args.shm_size,
+        budget: Budget { memory: args.memory, cpus: args.cpus, processes: args.pids_limit },
         host_network: args.allow.contains(&Permission::NetworkHost),
         ..StepOptions::default()
     };

@@ -348,3 +348,31 @@ fn an_outbound_network_reaches_other_machines_but_not_this_one() {
     assert_eq!(test.upper(), Vec::<String>::new());
     drop(far);
 }
+
+#[test]
+fn a_step_is_kept_within_its_memory_and_its_processes_and_its_groups_go_with_it() {
+    let mut test = Test::new();
+    test.step.shm_size = 256 << 20;
+    test.step.given.budget.memory = Some(48 << 20);
+    let (result, output) = test.run(&["/bin/sh", "-c", "head -c 128m /dev/zero >/dev/shm/large"]);
+    assert_ne!(result.expect("runs"), Exit::Code(0));
+    assert!(output.contains("used more memory than --memory allows"), "{output}");
+    let (result, _) = test.run(&["/bin/sh", "-c", "head -c 16m /dev/zero >/dev/shm/small"]);
+    assert_eq!(result.expect("runs"), Exit::Code(0));
+
+    test.step.given.budget.memory = None;
+    test.step.given.budget.processes = Some(6);
+    let (result, _) = test.run(&["/bin/sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do sleep 3 & done; wait"]);
+    assert_ne!(result.expect("runs"), Exit::Code(0));
+
+    let own = format!("pkgbuild-{}-", std::process::id());
+    let mut open = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            assert!(!entry.file_name().to_string_lossy().starts_with(&own), "{}", entry.path().display());
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            }
+        }
+    }
+}

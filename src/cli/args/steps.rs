@@ -30,6 +30,15 @@ pub struct StepArgs {
     /// Size of /dev/shm of steps [default: 64m]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub shm_size: Option<u64>,
+    /// Memory that a step may use with all its processes: 512m, 2g; there is no swap in place of it
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory: Option<u64>,
+    /// Processors that a step may use, such as 1.5
+    #[arg(long, value_name = "NUMBER", value_parser = parse_processors)]
+    pub cpus: Option<u32>,
+    /// Processes and threads that a step may have [default: 32768, where that can be kept]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub pids_limit: Option<u64>,
 }
 
 /// What `--allow` permits.
@@ -126,6 +135,19 @@ fn fields(text: &str) -> Result<Vec<String>, String> {
     Ok(fields)
 }
 
+/// Parses `2`, `1.5`, `.25` into hundredths.
+fn parse_processors(text: &str) -> Result<u32, String> {
+    let wrong = || format!("`{text}` is no number of processors: expected something like 2 or 1.5");
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+    if part.len() > 2 || !digits(whole) || !digits(part) || (whole.is_empty() && part.is_empty()) {
+        return Err(wrong());
+    }
+    let number = |text: &str| if text.is_empty() { Ok(0) } else { text.parse::<u32>().map_err(|_| wrong()) };
+    let hundredths = number(whole)?.checked_mul(100).and_then(|whole| Some(whole + number(&format!("{part:0<2}")).ok()?));
+    hundredths.filter(|hundredths| *hundredths > 0).ok_or_else(wrong)
+}
+
 fn parse_agent(text: &str) -> Result<AgentArg, String> {
     let (id, socket) = text.split_once('=').map_or((text, None), |(id, socket)| (id, Some(socket)));
     if id.is_empty() {
@@ -217,6 +239,12 @@ mod tests {
         assert_eq!(parse_ulimit("nofile=1024:4096"), limit(Resource::Nofile, Some(1024), Some(4096)));
         assert_eq!(parse_ulimit("core=0"), limit(Resource::Core, Some(0), Some(0)));
         assert_eq!(parse_ulimit("stack=8192:-1"), limit(Resource::Stack, Some(8192), None));
+        for (text, hundredths) in [("2", 200), ("1.5", 150), (".25", 25), ("0.01", 1), ("3.", 300)] {
+            assert_eq!(parse_processors(text), Ok(hundredths), "{text}");
+        }
+        for wrong in ["", ".", "0", "0.001", "-1", "x", "99999999999"] {
+            assert!(parse_processors(wrong).is_err(), "{wrong}");
+        }
         for wrong in ["nofile", "files=1", "nofile=", "nofile=2:1", "nofile=-1:5", "nofile=a"] {
             assert!(parse_ulimit(wrong).is_err(), "{wrong}");
         }

@@ -18,7 +18,7 @@ use super::mode::{self, Mode};
 use super::mounts::{INERT, attach, open_path};
 use super::single;
 use crate::builder::secret::{SECRET_LIMIT, Secret};
-use crate::builder::steps::{Resource, Ulimit};
+use crate::builder::steps::{Budget, Resource, Ulimit};
 
 /// What a step is given.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct Given {
     pub hosts: Vec<(String, IpAddr)>,
     /// Resource limits in place of the usual ones.
     pub ulimits: Vec<Ulimit>,
+    /// What it may use together with all that it starts.
+    pub budget: Budget,
 }
 
 /// A secret in a step.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::snapshot::Overlay;
 use super::attach::Attached;
+use super::cgroup;
 use super::spec::Report;
 use super::{Exit, INIT_NAME, Obstacle, RunStep, SandboxError, mode};
 
@@ -119,11 +120,17 @@ pub(super) fn run_attached(
         .map_err(launch("start"))?;
     // Whatever happens below, no supervisor is left behind.
     let mut child = Reaped(child);
+    // It waits for its instructions, so all that it will start is in the groups, too.
+    let groups = cgroup::enter(&step.given.budget, child.0.id());
+    let groups = groups.map_err(|(action, source)| SandboxError::Budget { action, source })?;
     send(&mut socket, step).and_then(|()| attached.send(&mut socket, input.as_ref())).map_err(launch("instruct"))?;
     drop(input);
     let _raw = attached.forward(&output).map_err(launch("attach the terminal to"))?;
     let report = listen(&mut socket, File::from(output), on_output, cancel).map_err(launch("listen to"))?;
     let status = child.0.wait().map_err(launch("wait for"))?;
+    if groups.killed_for_memory() > 0 {
+        on_output(b"\npkgbuild: processes of this step were killed because they used more memory than --memory allows\n");
+    }
     if cancel.is_cancelled() {
         return Err(SandboxError::Cancelled);
     }
@@ -133,6 +140,8 @@ pub(super) fn run_attached(
             Err(SandboxError::Setup { action, source: io::Error::from_raw_os_error(errno) })
         }
         Ok(Report::ExecFailed { program, errno }) => Err(SandboxError::Exec { reason: exec_reason(errno, step), program }),
+        // The kernel chose the supervisor, which is in the groups, too.
+        Err(_) if groups.killed_for_memory() > 0 => Ok(Exit::Signal(libc::SIGKILL)),
         Err(_) => Err(SandboxError::Died(status.to_string())),
     }
 }

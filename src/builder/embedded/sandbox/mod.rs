@@ -15,6 +15,7 @@
 //! mapped one to one, so files come out with the ids the step gave them, yet `mknod` and host mounts are refused.
 
 mod attach;
+mod cgroup;
 mod emulation;
 mod given;
 mod init;
@@ -62,6 +63,15 @@ pub enum SandboxError {
     Launch {
         /// What was tried.
         action: &'static str,
+        /// What failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A limit that was asked for cannot be kept here.
+    #[error("cannot {action}")]
+    Budget {
+        /// What was tried.
+        action: String,
         /// What failed.
         #[source]
         source: io::Error,

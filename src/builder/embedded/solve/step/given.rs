@@ -37,7 +37,12 @@ pub(super) fn given(job: &Job, operation: &RunOperation, root: &RootFs) -> Resul
     if let Some(missing) = missing(operation) {
         return Err(missing);
     }
-    let mut given = Given { hosts: job.options.hosts.clone(), ulimits: operation.ulimits.clone(), ..Given::default() };
+    let mut given = Given {
+        hosts: job.options.hosts.clone(),
+        ulimits: operation.ulimits.clone(),
+        budget: job.options.budget,
+        ..Given::default()
+    };
     let mut agents = Vec::new();
     for mount in &operation.mounts {
         match &mount.what {

@@ -91,6 +91,14 @@ pub(super) fn run_command(job: &Job, operation: &RunOperation, caches: &CacheMou
                 help: "run pkgbuild as root".to_owned(),
             }));
         }
+        Err(SandboxError::Budget { action, source }) => {
+            return Err(StepError::Build(BuildError::Unsupported {
+                platform: Box::new(operation.platform.clone()),
+                reason: format!("pkgbuild cannot {action}: {source}"),
+                help: "leave the limit out, or run as root or in a delegated cgroup (`systemd-run --scope -p Delegate=yes`)"
+                    .to_owned(),
+            }));
+        }
         Err(error @ (SandboxError::Launch { .. } | SandboxError::Died(_))) => {
             return Err(StepError::files(ErrorClass::Retryable, error));
         }
