@@ -251,7 +251,7 @@ pub enum BuildError {
         /// The Dockerfile, for messages.
         dockerfile: PathBuf,
         /// The Dockerfile's lines of the step.
-        lines: Vec<String>,
+        lines: Box<[String]>,
         /// How it ended, as a phrase: `exited with status 2`, `was killed by signal 9`, `timed out after 60 s`.
         outcome: String,
         /// The last lines of its output.
@@ -259,7 +259,7 @@ pub enum BuildError {
         /// How many lines it printed in all.
         printed: u64,
         /// The id under which it is kept, if it is.
-        kept: Option<String>,
+        kept: Option<Box<str>>,
     },
     /// A step's files could not be read or written.
     #[error("step {} of {} failed", step.number, step.of)]

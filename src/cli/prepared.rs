@@ -98,14 +98,14 @@ impl Prepared {
 
     /// Returns the packages that are for some of the platforms asked for but not for all: the name, what it is not for, what
     /// it is for.
-    pub(super) fn partly(&self) -> Vec<(&str, (Vec<Platform>, Vec<Platform>))> {
-        let without = |job: &Job| {
+    pub(super) fn partly(&self) -> impl Iterator<Item = (&str, (Vec<Platform>, Vec<Platform>))> {
+        let without = move |job: &Job| {
             let without: Vec<Platform> =
                 self.platforms.platforms.iter().filter(|platform| !job.platforms.contains(platform)).cloned().collect();
             (!without.is_empty()).then(|| (without, job.package.platforms().to_vec()))
         };
         let some = self.jobs.iter().filter(|job| job.asked && !job.platforms.is_empty());
-        some.filter_map(|job| Some((job.name.as_str(), without(job)?))).collect()
+        some.filter_map(move |job| Some((job.name.as_str(), without(job)?)))
     }
 
     /// Gathers facts and decides, about what was asked for and about what has to be built for it.

@@ -27,7 +27,7 @@ pub fn seed() -> u64 {
         Some(seed) => seed.parse().expect("PKGBUILD_TEST_SEED is a number"),
         None => std::process::id().into(),
     };
-    println!("PKGBUILD_TEST_SEED={seed}");
+    eprintln!("PKGBUILD_TEST_SEED={seed}");
     seed
 }
 

@@ -36,7 +36,7 @@ fn builds_that_are_killed_leave_caches_in_which_later_builds_give_the_same_bytes
         .map(|(worker, rounds)| spawn(move || work(worker, rounds, Random(seed ^ u64::from(worker) << 32))))
         .collect();
     let early = workers.into_iter().map(|worker| worker.join().expect("a worker found nothing wrong")).sum::<u32>();
-    println!("{kills} builds killed in {:?}; {early} of them had ended before", started.elapsed());
+    eprintln!("{kills} builds killed in {:?}; {early} of them had ended before", started.elapsed());
     assert!(kills < 8 || early < kills / 4 * 3, "builds are killed while they run, mostly");
 }
 

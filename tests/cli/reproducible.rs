@@ -27,21 +27,6 @@ fn one_tree_is_one_image_in_any_directory_and_whatever_is_committed_beside_it() 
 }
 
 #[test]
-fn a_package_with_images_inside_is_refused_and_not_built_without_them() {
-    let (program, repository) = (Program::new(), Repository::new());
-    let digest = "0".repeat(64);
-    repository
-        .write(
-            "pkg/a/build.yml",
-            format!("org: test\nimage: a\narches: [amd64]\ndepends:\n  docker-images:\n    target-dir: in\n    list: [docker.io/library/b@sha256:{digest}]\n"),
-        )
-        .write("pkg/a/Dockerfile", "FROM scratch\nCOPY build.yml /\n");
-    repository.commit("a package");
-    let run = program.run(repository.path(), &["build", "--offline", "pkg/a"]).exits_with(2);
-    assert!(run.stderr.contains("depends.docker-images"), "{}", run.stderr);
-}
-
-#[test]
 fn in_a_shallow_clone_the_revision_is_where_history_ends() {
     let (program, repository, clone) = (Program::new(), Repository::new(), tempfile::tempdir().expect("temp dir"));
     repository

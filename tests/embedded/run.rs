@@ -57,7 +57,7 @@ async fn a_failing_command_tells_its_lines_its_end_and_its_last_output() {
     let built = test.build().await;
     let Err(BuildError::Step { step, lines, outcome, tail, printed, .. }) = &built.result else { panic!("{}", built.error()) };
     assert_eq!((step.number, step.of, step.span.line), (1, 1, 2));
-    assert_eq!(lines, &["RUN echo one && \\", "    echo two && exit 3"]);
+    assert_eq!(lines[..], ["RUN echo one && \\", "    echo two && exit 3"]);
     assert_eq!(outcome, "exited with status 3");
     assert_eq!((tail, *printed), (&vec!["one".to_owned(), "two".to_owned()], 2));
     // A failure is not recorded.

@@ -240,7 +240,7 @@ fn unpack_layer(machine: &Machine, parent: &Snapshot, (diff_id, digest): (DiffId
     if let Some(known) = machine.snapshots.unpacked(parent, &diff_id)? {
         return Ok(known);
     }
-    machine.wrote.store(true, Ordering::Relaxed);
+    machine.begins_to_write();
     let blob = machine.store.open_blob(&digest).map_err(store_error)?;
     machine.snapshots.unpack(parent, &diff_id, blob).map_err(|error| BuildError::Builder {
         action: format!("unpack the base image's layer {digest}"),

@@ -19,7 +19,7 @@ use crate::sys::fs::named;
 use super::form::{DEVICE, Form, OURS, OWNER, Owners, born, parse_device, parse_owner};
 use super::parallel;
 use super::snapshot::draft::{Draft, Whiteouts};
-use super::snapshot::upper::{make_whiteout, open_beneath, set_time, shown};
+use super::snapshot::upper::{make_whiteout, open_beneath, open_root, set_time, shown};
 use super::tree::{Change, ChangeList, Entry, Kind, Tree, join, split, walk_order};
 
 /// Longest path that is taken; the kernel's limit for one path.
@@ -95,7 +95,7 @@ pub(super) fn changes(draft: &Draft, root: Root) -> Result<ChangeList, DifferErr
         walk.directory(&path, fresh, &mut todo)?;
     }
     let entries = walk.entries()?;
-    let mut decided = decide(parent, entries, &walk.hidden);
+    let mut decided = decide(parent, entries, &walk.hidden, &|path, stat| written_anew(&draft.lowers, path, stat))?;
     walk.tidy(&decided)?;
     walk.settle_root(root, &mut decided.changes)?;
     Ok(ChangeList::new(decided.changes.into_iter().collect()))
@@ -346,8 +346,30 @@ struct Decided {
     unchanged: Vec<(Vec<u8>, bool)>,
 }
 
+/// Returns whether something that looks as it did was written again, to the same end: copying up keeps its time to the
+/// nanosecond. Trees know seconds only, and a second more or less must not decide what a layer has.
+fn written_anew(lowers: &[std::path::PathBuf], path: &[u8], stat: &Stat) -> io::Result<bool> {
+    for lower in lowers {
+        match open_beneath(open_root(lower)?.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(file) => {
+                let below = rustix::fs::fstat(&file).map_err(|e| named(e.into(), "read", &shown(path)))?;
+                return Ok((below.st_mtime, below.st_mtime_nsec) != (stat.st_mtime, stat.st_mtime_nsec));
+            }
+            // In this layer something else stands on the way.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
 /// Tells changes from what was only copied up.
-fn decide(parent: &Tree, found: Vec<Found>, hidden: &[Vec<u8>]) -> Decided {
+fn decide(
+    parent: &Tree,
+    found: Vec<Found>,
+    hidden: &[Vec<u8>],
+    written_anew: &dyn Fn(&[u8], &Stat) -> io::Result<bool>,
+) -> io::Result<Decided> {
     let mut changes: BTreeMap<Vec<u8>, Change> = hidden.iter().map(|path| (path.clone(), Change::Whiteout)).collect();
     let mut busy: BTreeSet<Vec<u8>> = BTreeSet::new();
     let mut first_names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
@@ -361,7 +383,9 @@ fn decide(parent: &Tree, found: Vec<Found>, hidden: &[Vec<u8>]) -> Decided {
             directories.push((path, entry));
             continue;
         }
-        if before.is_some_and(|before| before.same_but_time(&entry) && before.mtime == entry.mtime) {
+        if before.is_some_and(|before| before.same_but_time(&entry) && before.mtime == entry.mtime)
+            && !written_anew(&path, &stat)?
+        {
             unchanged.push((path, false));
             continue;
         }
@@ -386,7 +410,7 @@ fn decide(parent: &Tree, found: Vec<Found>, hidden: &[Vec<u8>]) -> Decided {
         }
     }
     unchanged.sort_unstable_by(|(a, _), (b, _)| walk_order(a, b));
-    Decided { changes, unchanged }
+    Ok(Decided { changes, unchanged })
 }
 
 fn mark_parents(path: &[u8], busy: &mut BTreeSet<Vec<u8>>) {

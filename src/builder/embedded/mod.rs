@@ -40,7 +40,8 @@ mod testing;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
@@ -79,21 +80,30 @@ struct Machine {
     packers: Arc<Semaphore>,
     /// Whether it was said that roots are copied.
     told_of_copies: AtomicBool,
-    /// Whether layers were written that may not be on disk yet.
+    /// Whether layers were written.
     wrote: AtomicBool,
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // Once for all builds of a run. Layers that were not flushed are not trusted after a restart of the machine, so a
-        // failure here costs time then and nothing else.
-        if *self.wrote.get_mut()
-            && let Err(error) = self.snapshots.sync()
-        {
-            tracing::warn!(%error, "the builder's layers could not be flushed to disk");
+impl Machine {
+    /// Notes that layers are about to be written. The first time, layers of earlier runs are made to last meanwhile.
+    ///
+    /// What this run writes is left to the kernel, which takes half a minute: waiting for the disk would be most of a build
+    /// of many files. After a restart of the machine a layer that no later run made to last is not trusted and built again.
+    fn begins_to_write(&self) {
+        if self.wrote.swap(true, Ordering::Relaxed) {
+            return;
         }
+        let snapshots = Arc::clone(&self.snapshots);
+        std::thread::spawn(move || {
+            if let Err(error) = snapshots.sync_older(WRITTEN_BACK) {
+                tracing::warn!(%error, "the builder's layers could not be flushed to disk");
+            }
+        });
     }
 }
+
+/// After this time the kernel has most likely written a file to disk by itself (`vm.dirty_expire_centisecs`).
+const WRITTEN_BACK: Duration = Duration::from_secs(40);
 
 /// Why the builder cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -72,6 +72,9 @@ impl Sandbox {
     }
 }
 
+/// How often sealing is tried.
+const SEAL_TRIES: usize = 200;
+
 fn seal(program: &Path) -> io::Result<OwnedFd> {
     let mut source = fs_err::File::open(program)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -79,8 +82,21 @@ fn seal(program: &Path) -> io::Result<OwnedFd> {
         .or_else(|_| rustix::fs::memfd_create("pkgbuild-sandbox", flags))?;
     let mut memory = File::from(memory);
     io::copy(&mut source, &mut memory)?;
-    rustix::fs::fcntl_add_seals(&memory, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
-    Ok(memory.into())
+    // The kernel may be looking at one of its pages just now, to move it or to write it out, and then says that it is busy.
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    let mut tries = 0;
+    loop {
+        match rustix::fs::fcntl_add_seals(&memory, seals) {
+            Err(rustix::io::Errno::BUSY) if tries < SEAL_TRIES => {
+                tries += 1;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            result => {
+                result?;
+                return Ok(memory.into());
+            }
+        }
+    }
 }
 
 pub(super) fn run(
@@ -92,11 +108,14 @@ pub(super) fn run(
     run_attached(sandbox, step, Attached::Nothing, (on_output, cancel))
 }
 
+/// Receives what a step prints.
+type OnOutput<'a> = &'a mut dyn FnMut(&[u8]);
+
 pub(super) fn run_attached(
     sandbox: &Sandbox,
     step: &RunStep,
     attached: Attached,
-    (on_output, cancel): (&mut dyn FnMut(&[u8]), &CancellationToken),
+    (on_output, cancel): (OnOutput<'_>, &CancellationToken),
 ) -> Result<Exit, SandboxError> {
     if cancel.is_cancelled() {
         return Err(SandboxError::Cancelled);

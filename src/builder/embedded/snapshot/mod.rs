@@ -35,6 +35,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::content::ErrorClass;
 use crate::oci::DiffId;
@@ -447,9 +448,26 @@ impl Snapshots {
     /// # Errors
     /// When the disk refuses.
     pub fn sync(&self) -> Result<(), SnapshotError> {
-        let marks: Vec<PathBuf> = fs_err::read_dir(self.home.join("unsynced"))?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<_, _>>()?;
+        self.sync_older(Duration::ZERO)
+    }
+
+    /// As [`Self::sync`] for layers that were committed at least `age` ago; asks the disk for nothing when there are none.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sync_older(&self, age: Duration) -> Result<(), SnapshotError> {
+        let mut marks = Vec::new();
+        for entry in fs_err::read_dir(self.home.join("unsynced"))? {
+            let entry = entry?;
+            // One that is gone was made to last by somebody else; one of the future is new.
+            let modified = entry.metadata().and_then(|data| data.modified());
+            if modified.is_ok_and(|time| time.elapsed().unwrap_or_default() >= age) {
+                marks.push(entry.path());
+            }
+        }
+        if marks.is_empty() {
+            return Ok(());
+        }
         let home = fs_err::File::open(&self.home)?;
         rustix::fs::syncfs(&home).map_err(io::Error::from)?;
         for mark in marks {

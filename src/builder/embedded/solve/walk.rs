@@ -14,7 +14,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -377,7 +376,7 @@ impl<'a> Walk<'a> {
 
     async fn remote(&self, number: usize) -> Result<Snapshot, Stopped> {
         let machine = self.machine;
-        machine.wrote.store(true, Ordering::Relaxed);
+        machine.begins_to_write();
         let progress = |done, total| self.fetched(done, total);
         let resolved = (&*self.inputs.remotes[number], self.request.source_date);
         let snapshot = machine.remotes.snapshot(&machine.snapshots, resolved, (&progress, &self.cancel)).await;

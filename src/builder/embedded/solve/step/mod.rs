@@ -7,7 +7,6 @@ mod run;
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -106,7 +105,15 @@ impl StepError {
         match self {
             Self::Ended { outcome, tail, kept } => {
                 let (tail, printed) = tail.finish();
-                BuildError::Step { step: name, dockerfile, lines, outcome, tail, printed, kept }
+                BuildError::Step {
+                    step: name,
+                    dockerfile,
+                    lines: lines.into(),
+                    outcome,
+                    tail,
+                    printed,
+                    kept: kept.map(Into::into),
+                }
             }
             Self::Files { class, source } => BuildError::Files { step: name, dockerfile, lines, class, source },
             Self::Build(error) => error,
@@ -159,7 +166,7 @@ pub(super) fn run(job: &Job, caches: CacheMounts) -> Result<Snapshot, StepError>
     if job.cancel.is_cancelled() {
         return Err(StepError::Build(BuildError::Cancelled));
     }
-    job.machine.wrote.store(true, Ordering::Relaxed);
+    job.machine.begins_to_write();
     match &job.operation {
         Operation::Copy(operation) => copy::copy_files(job, operation),
         Operation::MakeDirectory(operation) => make_directory(job, operation),
