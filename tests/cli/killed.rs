@@ -22,6 +22,7 @@ impl Random {
 }
 
 /// Returns the seed of this run, and prints it.
+#[expect(clippy::print_stderr, reason = "a run that failed is repeated with what stands in its output")]
 pub fn seed() -> u64 {
     let seed = match variable("PKGBUILD_TEST_SEED") {
         Some(seed) => seed.parse().expect("PKGBUILD_TEST_SEED is a number"),
